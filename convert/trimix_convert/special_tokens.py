@@ -1,0 +1,155 @@
+"""Beginnings, ends and the chat template: from the tokenizer files to GGUF's keys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from gguf import GGUFWriter
+
+from .config import Config, read_json
+from .errors import ConversionError
+
+if TYPE_CHECKING:
+    from .vocab import AddedToken, TokenizerFiles
+
+_KINDS = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+
+# The texts that llama.cpp takes for ends of generation by itself (llama-vocab.cpp).
+_KNOWN_ENDS = frozenset(
+    {
+        "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>",
+        "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>", "<|eom_id|>", "<EOT>", "_<EOT>",
+        "[EOT]", "[EOS]", "</s>", "<eos>", "<end_of_utterance>",
+    }
+)  # fmt: skip
+
+
+@dataclass
+class SpecialTokens:
+    """Ids by kind ("bos", "eos", ...), whether a tokenizer adds them, and the chat template."""
+
+    ids: dict[str, int] = field(default_factory=dict)
+    adds: dict[str, bool] = field(default_factory=dict)
+    chat_template: str | list[dict[str, str]] | None = None
+
+    def write(self, writer: GGUFWriter) -> None:
+        """Add the ids, flags and template to the writer, where GGUF has a key for them."""
+        for kind, token_id in self.ids.items():
+            add_id = getattr(writer, f"add_{kind}_token_id", None)
+            if add_id is not None:
+                add_id(token_id)
+        for kind, value in self.adds.items():
+            add_flag = getattr(writer, f"add_add_{kind}_token", None)
+            if add_flag is not None:
+                add_flag(value)
+        if self.chat_template is not None:
+            writer.add_chat_template(self.chat_template)
+
+
+def read_special_tokens(
+    files: TokenizerFiles,
+    config: Config,
+    tokens: Sequence[str],
+    added: Mapping[int, AddedToken],
+) -> SpecialTokens:
+    """Special tokens of a checkpoint: tokenizer_config.json names them, config.json numbers them.
+
+    Ends that only generation_config.json lists, and whose text llama.cpp would not recognise,
+    become GGUF's end-of-turn and end-of-message tokens.
+    """
+    special = SpecialTokens(chat_template=_chat_template(files))
+    special.adds = _added_by_post_processor(files)
+    by_text = {token.text: token.id for token in added.values()}
+    for kind in _KINDS:
+        flag = files.config.get(f"add_{kind}_token")
+        if isinstance(flag, bool):
+            special.adds.setdefault(kind, flag)
+        token_id = by_text.get(_text(files.config.get(f"{kind}_token")))
+        if token_id is None:
+            token_id = config.get(f"{kind}_token_id")
+        if isinstance(token_id, int) and 0 <= token_id < len(tokens):
+            special.ids[kind] = token_id
+    _add_other_ends(special, files, config, tokens)
+    return special
+
+
+def _text(entry: Any) -> str:
+    """The text of a token entry, which is a string or an object with `content`."""
+    if isinstance(entry, dict):
+        entry = entry.get("content")
+    return entry if isinstance(entry, str) else ""
+
+
+def _added_by_post_processor(files: TokenizerFiles) -> dict[str, bool]:
+    """Whether encoding adds `bos` and `eos`, from tokenizer.json's post-processor."""
+    post_processor = files.tokenizer.get("post_processor")
+    if not isinstance(post_processor, dict):
+        return {}
+    adds: dict[str, bool] = {}
+    for step in post_processor.get("processors") or [post_processor]:
+        kind = step.get("type") if isinstance(step, dict) else None
+        if kind == "ByteLevel":
+            adds.setdefault("bos", False)
+            adds.setdefault("eos", False)
+        elif kind == "TemplateProcessing":
+            adds.update(_added_by_template(step.get("single"), files.config))
+    return adds
+
+
+def _added_by_template(single: Any, tokenizer_config: Mapping[str, Any]) -> dict[str, bool]:
+    """What a TemplateProcessing puts around one sequence."""
+    if not isinstance(single, list) or len(single) < 2:
+        return {}
+    adds: dict[str, bool] = {}
+    for kind, piece in (("bos", single[0]), ("eos", single[-1])):
+        token = piece.get("SpecialToken") if isinstance(piece, dict) else None
+        if isinstance(token, dict):
+            adds[kind] = token.get("id") == _text(tokenizer_config.get(f"{kind}_token"))
+    return adds
+
+
+def _add_other_ends(
+    special: SpecialTokens, files: TokenizerFiles, config: Config, tokens: Sequence[str]
+) -> None:
+    path = files.folder / "generation_config.json"
+    ends: Any = config.get("eos_token_id")
+    if path.is_file():
+        try:
+            ends = read_json(path).get("eos_token_id", ends)
+        except ConversionError:  # advice on sampling, not part of the model
+            return
+    unknown = [
+        token_id
+        for token_id in (ends if isinstance(ends, list) else [ends])
+        if isinstance(token_id, int)
+        and 0 <= token_id < len(tokens)
+        and token_id != special.ids.get("eos")
+        and tokens[token_id] not in _KNOWN_ENDS
+    ]
+    for kind, token_id in zip(("eot", "eom"), unknown, strict=False):
+        special.ids.setdefault(kind, token_id)
+
+
+def _chat_template(files: TokenizerFiles) -> str | list[dict[str, str]] | None:
+    """The template in tokenizer_config.json, else the one in chat_template.jinja or .json."""
+    template: Any = files.config.get("chat_template")
+    jinja, as_json = files.folder / "chat_template.jinja", files.folder / "chat_template.json"
+    if template is None and jinja.is_file():
+        try:
+            template = jinja.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            raise files.malformed(jinja.name, "it is not UTF-8 text") from None
+    elif template is None and as_json.is_file():
+        template = read_json(as_json).get("chat_template")
+    if isinstance(template, list):
+        named = [
+            {"name": entry["name"], "template": entry["template"]}
+            for entry in template
+            if isinstance(entry, dict)
+            and isinstance(entry.get("name"), str)
+            and isinstance(entry.get("template"), str)
+        ]
+        return named or None
+    return template if isinstance(template, str) and template else None

@@ -1,0 +1,150 @@
+"""The weighted sum of logit rows, the plausibility mask and the fused argmax.
+
+Rows come straight from llama.cpp: float32, C-contiguous, ``[n_rows, width]``, where a width may
+exceed the shared vocabulary by padding. The width of ``out`` is the shared size, and only that
+many columns are read.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from trimix_kernels._jit import njit
+
+Rows = npt.NDArray[np.float32]
+Ids = npt.NDArray[np.int32]
+
+_BLOCK = 4096
+
+
+@njit
+def _order(bits: np.int32) -> np.int32:
+    """The bits of a float32 as the integer of the same order: -0.0 below 0.0, NaN above all."""
+    return np.int32(bits ^ np.int32(np.int32(bits >> 31) & np.int32(0x7FFFFFFF)))
+
+
+@njit
+def _block_max(bits: Ids) -> np.int32:
+    """The largest element of a block, in :func:`_order`.
+
+    Without "nnan" LLVM does not vectorise a maximum of floats. Of integers it does: a dozen times
+    faster, as long as every operand stays an int32.
+    """
+    top = np.int32(-(2**31))
+    for i in range(bits.size):
+        key = _order(bits[i])
+        if key > top:
+            top = key
+    return top
+
+
+@njit
+def _row_argmax(row: Rows) -> int:
+    """Index of the largest element, the lowest on a tie; -1 where that is -inf or NaN."""
+    bits = row.view(np.int32)
+    top = np.int32(-(2**31))
+    start = 0
+    for block in range(0, row.size, _BLOCK):
+        key = _block_max(bits[block : block + _BLOCK])
+        if key > top:
+            top, start = key, block
+    for i in range(start, min(start + _BLOCK, row.size)):
+        if _order(bits[i]) == top:
+            return i if row[i] > -np.inf else -1
+    return -1
+
+
+@njit
+def fuse_two(
+    a: Rows, b: Rows, weight_a: np.float32, weight_b: np.float32, out: Rows, best: Ids
+) -> None:
+    """``out = weight_a·a + weight_b·b``, row by row, and the argmax of each row.
+
+    Args:
+        a, b: float32 ``[n_rows, >= n_vocab]``.
+        weight_a, weight_b: float32.
+        out: float32 ``[n_rows, n_vocab]``, overwritten.
+        best: int32 ``[n_rows]``, overwritten: see :func:`argmax`.
+    """
+    for r in range(out.shape[0]):
+        row_a, row_b, row = a[r], b[r], out[r]
+        for i in range(row.size):
+            row[i] = weight_a * row_a[i] + weight_b * row_b[i]
+        best[r] = _row_argmax(row)
+
+
+@njit
+def fuse_three(
+    a: Rows,
+    b: Rows,
+    c: Rows,
+    weight_a: np.float32,
+    weight_b: np.float32,
+    weight_c: np.float32,
+    out: Rows,
+    best: Ids,
+) -> None:
+    """``out = weight_a·a + weight_b·b + weight_c·c``: TriMix, section 3 of the paper.
+
+    Shapes and dtypes as in :func:`fuse_two`.
+    """
+    for r in range(out.shape[0]):
+        row_a, row_b, row_c, row = a[r], b[r], c[r], out[r]
+        for i in range(row.size):
+            row[i] = weight_a * row_a[i] + weight_b * row_b[i] + weight_c * row_c[i]
+        best[r] = _row_argmax(row)
+
+
+@njit
+def mask_implausible(judge: Rows, alpha: float, out: Rows, best: Ids) -> None:
+    """Set to -inf every token that a judging model finds too unlikely.
+
+    A token stays where ``judge[v] >= log(alpha) + max(judge)``. The paper writes ``>``; with ``>=``
+    an ``alpha`` of 1 keeps the judge's own first choice instead of nothing.
+
+    Args:
+        judge: float32 ``[n_rows, >= n_vocab]``, the judging model's logits.
+        alpha: in (0, 1].
+        out: float32 ``[n_rows, n_vocab]``, masked in place.
+        best: int32 ``[n_rows]``, overwritten with the argmax of what is left.
+    """
+    log_alpha = np.float32(math.log(alpha))
+    for r in range(out.shape[0]):
+        row, judged = out[r], judge[r]
+        top = _row_argmax(judged[: row.size])
+        threshold = log_alpha + judged[top] if top >= 0 else np.float32(np.inf)
+        for i in range(row.size):
+            if judged[i] < threshold:
+                row[i] = -np.inf
+        best[r] = _row_argmax(row)
+
+
+@njit
+def argmax(rows: Rows, best: Ids) -> None:
+    """The argmax of each row, ties to the lowest id, -1 where nothing is above -inf.
+
+    Args:
+        rows: float32 ``[n_rows, n_vocab]``.
+        best: int32 ``[n_rows]``, overwritten.
+    """
+    for r in range(rows.shape[0]):
+        best[r] = _row_argmax(rows[r])
+
+
+@njit
+def fill_candidates(logits: Rows, ids: Ids, candidate_logits: Rows, p: Rows) -> None:
+    """Lay one row out as llama.cpp's ``llama_token_data``, in vocabulary order.
+
+    Args:
+        logits: float32 ``[n_vocab]``.
+        ids: int32 ``[n_vocab]``, the strided ``id`` field, overwritten.
+        candidate_logits: float32 ``[n_vocab]``, the strided ``logit`` field, overwritten.
+        p: float32 ``[n_vocab]``, the strided ``p`` field, zeroed.
+    """
+    for i in range(logits.size):
+        ids[i] = i
+        candidate_logits[i] = logits[i]
+        p[i] = 0.0

@@ -1,0 +1,71 @@
+"""TriMix on small machines: three quantised models, one voice.
+
+    from trimix_edge import TriMix
+
+    with TriMix.load("dzongkha") as trimix:
+        for chunk in trimix.stream("Save the file."):
+            print(chunk.text, end="", flush=True)
+
+Importing this package is cheap: llama.cpp and Numba load with the first name that needs them.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from trimix_edge.chat import Message
+    from trimix_edge.config import (
+        ContextParams,
+        FusionWeights,
+        Plausibility,
+        Role,
+        SamplingParams,
+    )
+    from trimix_edge.errors import TriMixError
+    from trimix_edge.llama import BackendInfo, backend_info
+    from trimix_edge.manifest import TrioManifest
+    from trimix_edge.sequence import FinishReason, Timings
+    from trimix_edge.trimix import Generation, GenerationChunk, TriMix
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BackendInfo",
+    "ContextParams",
+    "FinishReason",
+    "FusionWeights",
+    "Generation",
+    "GenerationChunk",
+    "Message",
+    "Plausibility",
+    "Role",
+    "SamplingParams",
+    "Timings",
+    "TriMix",
+    "TriMixError",
+    "TrioManifest",
+    "backend_info",
+]
+
+_HOMES = {
+    "chat": ("Message",),
+    "config": ("ContextParams", "FusionWeights", "Plausibility", "Role", "SamplingParams"),
+    "errors": ("TriMixError",),
+    "llama": ("BackendInfo", "backend_info"),
+    "manifest": ("TrioManifest",),
+    "sequence": ("FinishReason", "Timings"),
+    "trimix": ("Generation", "GenerationChunk", "TriMix"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,113 @@
+"""``trimix-edge chat``: a conversation with history."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from trimix_edge.cli import options as opt
+from trimix_edge.cli.console import Bar, stderr, write
+from trimix_edge.errors import ContextOverflowError
+
+_HELP = "/reset forgets the conversation, Ctrl-C interrupts an answer, Ctrl-D leaves."
+
+
+def command(
+    trio: Annotated[
+        str | None,
+        typer.Argument(metavar="[TRIO]", help="As for generate.", show_default=False),
+    ] = None,
+    system: Annotated[
+        str | None, typer.Option(help="A system message.", show_default=False)
+    ] = None,
+    max_tokens: opt.MaxTokens = None,
+    stop: opt.Stop = None,
+    large_ins: opt.LargeIns = None,
+    small_cpt: opt.SmallCpt = None,
+    small_base: opt.SmallBase = None,
+    weights: opt.Weights = None,
+    plausibility: opt.Mask = None,
+    greedy: opt.Greedy = False,
+    temperature: opt.Temperature = None,
+    top_k: opt.TopK = None,
+    top_p: opt.TopP = None,
+    min_p: opt.MinP = None,
+    repeat_penalty: opt.RepeatPenalty = None,
+    repeat_last_n: opt.RepeatLastN = None,
+    seed: opt.Seed = None,
+    ctx: opt.Ctx = None,
+    batch: opt.Batch = None,
+    threads: opt.Threads = None,
+    gpu_layers: opt.GpuLayers = None,
+    kv_type: opt.KvType = None,
+) -> None:
+    """Talk to a trio. Ctrl-C interrupts an answer, Ctrl-D leaves."""
+    given = dict(locals())
+    from trimix_edge.chat import Message
+    from trimix_edge.manifest import TrioManifest
+    from trimix_edge.trimix import TriMix
+
+    files = opt.models(large_ins, small_cpt, small_base)
+    manifest = TrioManifest.find(trio, files)
+    sampling = opt.sampling(manifest, given, greedy=greedy, grammar=None)
+    context = opt.context(manifest, ctx, batch, threads, gpu_layers, kv_type)
+    opening: list[Message] = []
+    if system is not None:
+        opening.append({"role": "system", "content": system})
+    with Bar() as bar:
+        trimix = TriMix.load(
+            trio,
+            models=files,
+            weights=opt.weights(weights),
+            plausibility=opt.plausibility(plausibility),
+            context=context,
+            on_progress=bar.loading,
+        )
+        bar.close()
+        with trimix:
+            interactive = sys.stdin.isatty()
+            if interactive:
+                stderr.print(f"[dim]{trimix.manifest.name}: {_HELP}[/dim]")
+            history = list(opening)
+            while (line := _read_line(interactive)) is not None:
+                if line == "/reset":
+                    history = list(opening)
+                    continue
+                if not line:
+                    continue
+                history.append({"role": "user", "content": line})
+                answer = ""
+                try:
+                    for chunk in trimix.stream(
+                        history,
+                        max_tokens=max_tokens,
+                        stop=stop,
+                        sampling=sampling,
+                        on_progress=bar.prompt,
+                    ):
+                        answer += chunk.text
+                        write(chunk.text)
+                except KeyboardInterrupt:
+                    bar.close()
+                    stderr.print("[dim] (interrupted)[/dim]", end="")
+                except ContextOverflowError as error:
+                    history.pop()
+                    stderr.print(f"[dim]{error}; or forget the conversation with /reset[/dim]")
+                    continue
+                write("\n")
+                history.append({"role": "assistant", "content": answer})
+
+
+def _read_line(interactive: bool) -> str | None:
+    """The next line; None at the end of the input. Ctrl-C clears the line, as in a shell."""
+    while True:
+        try:
+            return input("> " if interactive else "").strip()
+        except KeyboardInterrupt:
+            write("\n")
+        except EOFError:
+            if interactive:
+                write("\n")
+            return None

@@ -1,0 +1,184 @@
+"""``trimix-edge generate``: continue a prompt."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from trimix_edge.cli import options as opt
+from trimix_edge.cli.console import Bar, stderr, write
+from trimix_edge.errors import PromptError, UsageError
+
+if TYPE_CHECKING:
+    from trimix_edge.chat import Message
+
+
+def command(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[TRIO] PROMPT|-",
+            help="TRIO: an embedded trio's name, a trio.toml or its folder; - reads the prompt "
+            "from standard input.",
+            show_default=False,
+        ),
+    ] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option("--file", "-f", help="Read the prompt from a file.", show_default=False),
+    ] = None,
+    max_tokens: opt.MaxTokens = None,
+    stop: opt.Stop = None,
+    chat: Annotated[
+        bool | None,
+        typer.Option(
+            "--chat/--no-chat",
+            help="Send the prompt through the chat template of large_ins, or not; "
+            "what the trio says if absent.",
+            show_default=False,
+        ),
+    ] = None,
+    system: Annotated[
+        str | None, typer.Option(help="A system message; implies --chat.", show_default=False)
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object instead of streaming.")
+    ] = False,
+    large_ins: opt.LargeIns = None,
+    small_cpt: opt.SmallCpt = None,
+    small_base: opt.SmallBase = None,
+    weights: opt.Weights = None,
+    plausibility: opt.Mask = None,
+    greedy: opt.Greedy = False,
+    temperature: opt.Temperature = None,
+    top_k: opt.TopK = None,
+    top_p: opt.TopP = None,
+    min_p: opt.MinP = None,
+    typical_p: opt.Typical = None,
+    top_n_sigma: opt.TopNSigma = None,
+    xtc_probability: opt.XtcProbability = None,
+    xtc_threshold: opt.XtcThreshold = None,
+    repeat_penalty: opt.RepeatPenalty = None,
+    repeat_last_n: opt.RepeatLastN = None,
+    frequency_penalty: opt.FrequencyPenalty = None,
+    presence_penalty: opt.PresencePenalty = None,
+    dry_multiplier: opt.DryMultiplier = None,
+    dry_base: opt.DryBase = None,
+    dry_allowed_length: opt.DryAllowedLength = None,
+    mirostat: opt.Mirostat = None,
+    mirostat_tau: opt.MirostatTau = None,
+    mirostat_eta: opt.MirostatEta = None,
+    seed: opt.Seed = None,
+    grammar: opt.Grammar = None,
+    ctx: opt.Ctx = None,
+    batch: opt.Batch = None,
+    threads: opt.Threads = None,
+    gpu_layers: opt.GpuLayers = None,
+    kv_type: opt.KvType = None,
+) -> None:
+    """Continue a prompt, streaming to the terminal."""
+    given = dict(locals())
+    from trimix_edge.manifest import TrioManifest
+    from trimix_edge.trimix import TriMix
+
+    files = opt.models(large_ins, small_cpt, small_base)
+    trio, prompt = _trio_and_prompt(arguments or [], file)
+    manifest = TrioManifest.find(trio, files)
+    sampling = opt.sampling(manifest, given, greedy=greedy, grammar=grammar)
+    context = opt.context(manifest, ctx, batch, threads, gpu_layers, kv_type)
+    if max_tokens is not None and max_tokens < 0:
+        raise UsageError(f"max-tokens is {max_tokens}, it can't be negative")
+    with Bar() as bar:
+        trimix = TriMix.load(
+            trio,
+            models=files,
+            weights=opt.weights(weights),
+            plausibility=opt.plausibility(plausibility),
+            context=context,
+            on_progress=bar.loading,
+        )
+        with trimix:
+            settings: dict[str, Any] = {
+                "chat": chat,
+                "max_tokens": max_tokens,
+                "stop": stop,
+                "sampling": sampling,
+                "on_progress": bar.prompt,
+            }
+            turns = _messages(system, prompt) if system is not None else prompt
+            if as_json:
+                result = trimix.generate(turns, **settings)
+                print(json.dumps(_as_json(result, trimix.load_seconds), ensure_ascii=False))
+                return
+            reason = None
+            for chunk in trimix.stream(turns, **settings):
+                write(chunk.text)
+                reason = chunk.finish_reason or reason
+            write("\n")
+            if reason in ("length", "context") and stderr.is_terminal:
+                limit = "--max-tokens" if reason == "length" else "--ctx"
+                stderr.print(f"[dim](cut short by {limit})[/dim]")
+
+
+def _trio_and_prompt(arguments: list[str], file: Path | None) -> tuple[str | None, str]:
+    """Read ``[TRIO] PROMPT|-``, or ``[TRIO]`` where ``--file`` holds the prompt."""
+    expected = 1 if file else 2
+    if len(arguments) > expected:
+        raise UsageError("too many arguments: quote the prompt, as in generate 'Save the file.'")
+    if file is not None:
+        return (arguments[0] if arguments else None), opt.read_text(file, "prompt file")
+    if not arguments:
+        raise UsageError("no prompt: give one, or - to read it from standard input")
+    prompt = arguments[-1]
+    trio = arguments[0] if len(arguments) == 2 else None
+    if prompt == "-":
+        prompt = _read_stdin()
+    if not prompt:
+        raise PromptError("the prompt is empty: there is nothing to continue")
+    return trio, prompt
+
+
+def _read_stdin() -> str:
+    data = sys.stdin.buffer.read()
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise PromptError(
+            f"standard input is not UTF-8: byte {error.start} is 0x{data[error.start]:02x}"
+        ) from None
+
+
+def _messages(system: str, prompt: str) -> list[Message]:
+    return [{"role": "system", "content": system}, {"role": "user", "content": prompt}]
+
+
+def _as_json(result: Any, load_seconds: float) -> dict[str, Any]:
+    timings, weights = result.timings, result.weights
+    return {
+        "text": result.text,
+        "token_ids": result.token_ids,
+        "prompt_token_ids": result.prompt_token_ids,
+        "finish_reason": result.finish_reason,
+        "weights": {
+            "large_ins": weights.large_ins,
+            "small_cpt": weights.small_cpt,
+            "small_base": weights.small_base,
+        },
+        "seed": result.seed,
+        "timings": {
+            "load_ms": _ms(load_seconds),
+            "prompt_ms": _ms(timings.prompt),
+            "generation_ms": _ms(timings.generation),
+            "fusion_ms": _ms(timings.fusion),
+            "sampling_ms": _ms(timings.sampling),
+            "models_ms": {str(role): _ms(s) for role, s in timings.models.items()},
+        },
+    }
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1e3, 3)

@@ -1,0 +1,184 @@
+"""Options that several verbs share, named as in llama.cpp, and what they add up to."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from trimix_edge.config import ContextParams, FusionWeights, Plausibility, Role, SamplingParams
+from trimix_edge.errors import UsageError
+from trimix_edge.manifest import TrioManifest
+
+_MODELS, _FUSION, _SAMPLING, _MACHINE = "Models", "Fusion", "Sampling", "Machine"
+
+
+def _option(help_: str, panel: str, *names: str, **settings: Any) -> Any:
+    return typer.Option(*names, help=help_, rich_help_panel=panel, show_default=False, **settings)
+
+
+LargeIns = Annotated[
+    Path | None, _option("The large instruction-tuned model, a GGUF file.", _MODELS)
+]
+SmallCpt = Annotated[Path | None, _option("The small model trained on the language.", _MODELS)]
+SmallBase = Annotated[Path | None, _option("The small model before that training.", _MODELS)]
+
+Weights = Annotated[
+    str | None,
+    _option("Weights of large_ins and small_cpt, as in 0.1,0.9; small_base has the rest.", _FUSION),
+]
+Mask = Annotated[
+    str | None,
+    _option(
+        "Only tokens that a model finds likely enough: small_cpt:0.1.", _FUSION, "--plausibility"
+    ),
+]
+
+Greedy = Annotated[
+    bool, _option("The bare fused argmax, every sampler off.", _SAMPLING, "--greedy")
+]
+Temperature = Annotated[
+    float | None, _option("0 takes the likeliest token.", _SAMPLING, "--temperature", "--temp")
+]
+TopK = Annotated[int | None, _option("Keep the k likeliest tokens; 0 is off.", _SAMPLING)]
+TopP = Annotated[
+    float | None, _option("Keep the likeliest tokens up to this mass; 1 is off.", _SAMPLING)
+]
+MinP = Annotated[
+    float | None,
+    _option("Keep tokens at least this likely beside the likeliest; 0 is off.", _SAMPLING),
+]
+Typical = Annotated[float | None, _option("Locally typical sampling; 1 is off.", _SAMPLING)]
+TopNSigma = Annotated[
+    float | None, _option("Keep logits within n sigma of the top; -1 is off.", _SAMPLING)
+]
+XtcProbability = Annotated[float | None, _option("Chance of XTC; 0 is off.", _SAMPLING)]
+XtcThreshold = Annotated[float | None, _option("Threshold of XTC.", _SAMPLING)]
+RepeatPenalty = Annotated[
+    float | None, _option("Divides logits of repeated tokens; 1 is off.", _SAMPLING)
+]
+RepeatLastN = Annotated[
+    int | None, _option("Tokens that penalties look back over; 0 is off, -1 is all.", _SAMPLING)
+]
+FrequencyPenalty = Annotated[
+    float | None, _option("Grows with each repetition; 0 is off.", _SAMPLING)
+]
+PresencePenalty = Annotated[float | None, _option("For any repetition; 0 is off.", _SAMPLING)]
+DryMultiplier = Annotated[float | None, _option("Strength of DRY; 0 is off.", _SAMPLING)]
+DryBase = Annotated[float | None, _option("Base of DRY.", _SAMPLING)]
+DryAllowedLength = Annotated[int | None, _option("Repetition that DRY allows.", _SAMPLING)]
+Mirostat = Annotated[
+    int | None, _option("1 or 2 for that version of Mirostat; 0 is off.", _SAMPLING)
+]
+MirostatTau = Annotated[
+    float | None, _option("Mirostat's target entropy.", _SAMPLING, "--mirostat-ent")
+]
+MirostatEta = Annotated[
+    float | None, _option("Mirostat's learning rate.", _SAMPLING, "--mirostat-lr")
+]
+Seed = Annotated[int | None, _option("Repeats a sampled generation; drawn if absent.", _SAMPLING)]
+Grammar = Annotated[
+    Path | None, _option("A GBNF grammar, a file, that the output must follow.", _SAMPLING)
+]
+
+MaxTokens = Annotated[
+    int | None,
+    typer.Option("--max-tokens", "-n", help="Tokens to generate at most.", show_default=False),
+]
+Stop = Annotated[
+    list[str] | None,
+    typer.Option(help="The output ends before this string; may be repeated.", show_default=False),
+]
+
+Ctx = Annotated[
+    int | None,
+    _option(
+        "Tokens the context holds; 0 is what the models were trained on.", _MACHINE, "--ctx", "-c"
+    ),
+]
+Batch = Annotated[
+    int | None, _option("Tokens of the prompt evaluated at once.", _MACHINE, "--batch", "-b")
+]
+Threads = Annotated[
+    int | None, _option("CPU threads; one a physical core if absent.", _MACHINE, "--threads", "-t")
+]
+GpuLayers = Annotated[
+    list[str] | None,
+    _option(
+        "[ROLE=]N layers on a GPU; all if absent, 0 is none.", _MACHINE, "--gpu-layers", "-ngl"
+    ),
+]
+KvType = Annotated[
+    str | None, _option("Type of the KV cache: f16, q8_0, ...", _MACHINE, "--kv-type")
+]
+
+
+def models(
+    large_ins: Path | None, small_cpt: Path | None, small_base: Path | None
+) -> dict[Role, Path]:
+    given = {
+        Role.LARGE_INS: large_ins,
+        Role.SMALL_CPT: small_cpt,
+        Role.SMALL_BASE: small_base,
+    }
+    return {role: path for role, path in given.items() if path is not None}
+
+
+def weights(text: str | None) -> FusionWeights | None:
+    return None if text is None else FusionWeights.parse(text)
+
+
+def plausibility(text: str | None) -> Plausibility | None:
+    return None if text is None else Plausibility.parse(text)
+
+
+def context(
+    manifest: TrioManifest,
+    ctx: int | None,
+    batch: int | None,
+    threads: int | None,
+    gpu_layers: list[str] | None,
+    kv_type: str | None,
+) -> ContextParams:
+    given: dict[str, Any] = {
+        "n_ctx": ctx,
+        "n_batch": batch,
+        "n_threads": threads,
+        "kv_type": kv_type,
+    }
+    return replace(
+        manifest.context,
+        gpu_layers=ContextParams.parse_gpu_layers(gpu_layers or []),
+        **{name: value for name, value in given.items() if value is not None},
+    )
+
+
+def sampling(
+    manifest: TrioManifest, options: dict[str, Any], *, greedy: bool, grammar: Path | None
+) -> SamplingParams:
+    """The manifest's sampling with the given options in place; ``--greedy`` starts from nothing.
+
+    Raises:
+        UsageError: ``--greedy`` beside an option that contradicts it, or a value out of range.
+    """
+    names = {f.name for f in fields(SamplingParams)}
+    given = {name: v for name, v in options.items() if name in names and v is not None}
+    if grammar is not None:
+        given["grammar"] = read_text(grammar, "grammar")
+    if greedy:
+        if given.keys() - {"seed"}:
+            name = min(given.keys() - {"seed"}).replace("_", "-")
+            raise UsageError(f"--greedy switches every sampler off: leave --{name} away")
+        return SamplingParams()
+    return replace(manifest.sampling, **given)
+
+
+def read_text(path: Path, what: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{what} {path} is not UTF-8: byte {error.start} is invalid") from None
+    except OSError as error:
+        raise UsageError(f"{what} {path}: {error.strerror or error}") from None

@@ -1,0 +1,260 @@
+"""What a user can set: frozen dataclasses that cannot hold a value without meaning."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import ClassVar
+
+from trimix_edge.errors import UsageError
+
+NO_WEIGHT = 1e-9
+"""A weight this close to 0 counts as 0: the role contributes nothing and is not run."""
+
+
+class Role(str, Enum):
+    """The three models of a trio (paper, section 3), named as in manifests and on flags."""
+
+    LARGE_INS = "large_ins"
+    SMALL_CPT = "small_cpt"
+    SMALL_BASE = "small_base"
+
+    def __str__(self) -> str:
+        return self.value
+
+    @classmethod
+    def parse(cls, text: str) -> Role:
+        """The role of that name; dashes and underscores are the same.
+
+        Raises:
+            UsageError: there is no such role.
+        """
+        try:
+            return cls(text.strip().replace("-", "_"))
+        except ValueError:
+            names = ", ".join(cls)
+            raise UsageError(f"no role is called {text!r}: use one of {names}") from None
+
+
+def _finite(text: str, what: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise UsageError(f"{what}: {text.strip()!r} is not a number")
+    return value
+
+
+@dataclass(frozen=True)
+class FusionWeights:
+    """The weights of the three models' logits, which add up to 1 by construction.
+
+    ``L = large_ins·L_large_ins + small_cpt·L_small_cpt + small_base·L_small_base`` (paper, section
+    3), with ``small_base = 1 - large_ins - small_cpt``, which is often negative.
+    """
+
+    large_ins: float
+    small_cpt: float
+
+    PROXY_TUNING: ClassVar[FusionWeights]
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.large_ins) and math.isfinite(self.small_cpt)):
+            raise UsageError(f"weights must be finite numbers, not {self}")
+
+    @property
+    def small_base(self) -> float:
+        rest = 1.0 - self.large_ins - self.small_cpt
+        return 0.0 if abs(rest) <= NO_WEIGHT else rest
+
+    def of(self, role: Role) -> float:
+        """The weight of a role; exactly 0.0 where it is within 1e-9 of 0."""
+        weight: float = getattr(self, role.value)
+        return 0.0 if abs(weight) <= NO_WEIGHT else weight
+
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """The roles with a weight other than 0."""
+        return tuple(role for role in Role if self.of(role) != 0.0)
+
+    @classmethod
+    def single(cls, role: Role) -> FusionWeights:
+        """All the weight on one model."""
+        return cls(float(role is Role.LARGE_INS), float(role is Role.SMALL_CPT))
+
+    @classmethod
+    def parse(cls, text: str) -> FusionWeights:
+        """Read ``LARGE_INS,SMALL_CPT`` or all three weights, which must then add up to 1.
+
+        Raises:
+            UsageError: not two or three numbers, or three that do not add up to 1.
+        """
+        numbers = [_finite(part, "weights") for part in text.split(",")]
+        if len(numbers) == 3 and not math.isclose(sum(numbers), 1.0, abs_tol=1e-6):
+            raise UsageError(f"weights: {text} adds up to {sum(numbers):g}, not to 1")
+        if len(numbers) not in (2, 3):
+            raise UsageError(f"weights: {text!r} is not LARGE_INS,SMALL_CPT, as in 0.1,0.9")
+        return cls(numbers[0], numbers[1])
+
+    def __str__(self) -> str:
+        return f"({self.large_ins:g}, {self.small_cpt:g}, {self.small_base:g})"
+
+
+FusionWeights.PROXY_TUNING = FusionWeights(1.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Plausibility:
+    """The plausibility constraint: only tokens that ``role`` finds likely enough may be chosen.
+
+    A token stays where ``L_role[v] >= log(alpha) + max(L_role)``, with ``alpha`` in (0, 1].
+    """
+
+    role: Role
+    alpha: float
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.alpha <= 1.0:
+            raise UsageError(f"plausibility: alpha is {self.alpha:g}, it must be in (0, 1]")
+
+    @classmethod
+    def parse(cls, text: str) -> Plausibility:
+        """Read ``ROLE:ALPHA``, as in ``small_cpt:0.1``.
+
+        Raises:
+            UsageError: not of that form.
+        """
+        role, colon, alpha = text.partition(":")
+        if not colon:
+            raise UsageError(f"plausibility: {text!r} is not ROLE:ALPHA, as in small_cpt:0.1")
+        return cls(Role.parse(role), _finite(alpha, "plausibility"))
+
+    def __str__(self) -> str:
+        return f"{self.role}:{self.alpha:g}"
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """llama.cpp's samplers over the fused logits; names and meanings are llama.cpp's.
+
+    A ``temperature`` of 0 takes the likeliest token after penalties and grammar. The neutral value
+    of each field switches its sampler off. ``seed`` ``None`` draws one.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 40
+    top_p: float = 0.95
+    min_p: float = 0.05
+    typical_p: float = 1.0
+    top_n_sigma: float = -1.0
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
+    repeat_penalty: float = 1.0
+    repeat_last_n: int = 64
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_penalty_last_n: int = -1
+    mirostat: int = 0
+    mirostat_tau: float = 5.0
+    mirostat_eta: float = 0.1
+    grammar: str | None = None
+    seed: int | None = None
+
+    _RANGES: ClassVar[Mapping[str, tuple[float, float]]] = {
+        "temperature": (0.0, 100.0),
+        "top_k": (0, 2**31 - 1),
+        "top_p": (0.0, 1.0),
+        "min_p": (0.0, 1.0),
+        "typical_p": (0.0, 1.0),
+        "top_n_sigma": (-1.0, 1e6),
+        "xtc_probability": (0.0, 1.0),
+        "xtc_threshold": (0.0, 1.0),
+        "repeat_penalty": (1e-3, 100.0),
+        "repeat_last_n": (-1, 2**31 - 1),
+        "frequency_penalty": (-100.0, 100.0),
+        "presence_penalty": (-100.0, 100.0),
+        "dry_multiplier": (0.0, 100.0),
+        "dry_base": (1.0, 100.0),
+        "dry_allowed_length": (0, 2**31 - 1),
+        "dry_penalty_last_n": (-1, 2**31 - 1),
+        "mirostat": (0, 2),
+        "mirostat_tau": (0.0, 100.0),
+        "mirostat_eta": (0.0, 100.0),
+        "seed": (0, 2**32 - 1),
+    }
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in self._RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                option = name.replace("_", "-")
+                raise UsageError(f"{option} is {value:g}, it must be from {low:g} to {high:g}")
+
+    @property
+    def is_bare_argmax(self) -> bool:
+        """Whether no sampler could change the argmax of the fused logits."""
+        return (
+            self.temperature == 0.0
+            and self.mirostat == 0
+            and self.grammar is None
+            and self.dry_multiplier == 0.0
+            and (
+                self.repeat_last_n == 0
+                or (self.repeat_penalty, self.frequency_penalty, self.presence_penalty) == (1, 0, 0)
+            )
+        )
+
+
+KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
+
+
+@dataclass(frozen=True)
+class ContextParams:
+    """How the three llama.cpp contexts are made.
+
+    Attributes:
+        n_ctx: tokens a context holds; 0 for what the models were trained on, at most 4,096.
+        n_batch: tokens of a prompt that are evaluated at once.
+        n_threads: CPU threads; 0 for one a physical core.
+        gpu_layers: layers a role puts on a GPU; -1, the default of a role, for all of them.
+        kv_type: type of the KV cache's elements, one of :data:`KV_TYPES`.
+    """
+
+    n_ctx: int = 0
+    n_batch: int = 512
+    n_threads: int = 0
+    gpu_layers: Mapping[Role, int] = field(default_factory=dict)
+    kv_type: str = "f16"
+
+    def __post_init__(self) -> None:
+        for name, low, high in (("n_ctx", 0, 2**31 - 1), ("n_batch", 1, 2**20)):
+            if not low <= getattr(self, name) <= high:
+                option = name.removeprefix("n_")
+                raise UsageError(f"{option} is {getattr(self, name)}, from {low} to {high} is fine")
+        if not 0 <= self.n_threads <= 1024:
+            raise UsageError(f"threads is {self.n_threads}, it must be from 0 to 1024")
+        if self.kv_type not in KV_TYPES:
+            raise UsageError(f"kv-type {self.kv_type!r} is not one of {', '.join(KV_TYPES)}")
+
+    @staticmethod
+    def parse_gpu_layers(texts: list[str]) -> dict[Role, int]:
+        """Read ``N`` for all roles, or ``ROLE=N`` for one; later ones win.
+
+        Raises:
+            UsageError: not of that form.
+        """
+        layers: dict[Role, int] = {}
+        for text in texts:
+            name, equals, number = text.rpartition("=")
+            try:
+                count = int(number)
+            except ValueError:
+                raise UsageError(f"gpu-layers: {text!r} is not N or ROLE=N") from None
+            layers.update(dict.fromkeys([Role.parse(name)] if equals else Role, count))
+        return layers

@@ -1,0 +1,162 @@
+"""The loop that makes tokens: decode, fuse, choose, append. Token ids only, no text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from time import perf_counter
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from trimix_edge.config import Role
+from trimix_edge.errors import ContextOverflowError, PromptError
+from trimix_edge.fusion import FusionRule, TrioLogits
+from trimix_edge.sequence import FinishReason, Sequence
+
+PromptProgress = Callable[[int, int], None]
+"""Called with the tokens of the prompt that have been evaluated, and all of them."""
+
+
+class Token(NamedTuple):
+    """A generated token, and its fused log-probability in nats, if asked for."""
+
+    id: int
+    logprob: float | None
+
+
+class Models(Protocol):
+    """What the engine needs of a :class:`~trimix_edge.trio.Trio`."""
+
+    decode_seconds: dict[Role, float]
+
+    @property
+    def n_ctx(self) -> int: ...
+    @property
+    def n_batch(self) -> int: ...
+    def start(self, roles: Collection[Role]) -> None: ...
+    def decode(
+        self, tokens: list[int], n_rows: int = 1, *, abortable: bool = False
+    ) -> TrioLogits: ...
+
+
+class Chooser(Protocol):
+    """What the engine needs of a :class:`~trimix_edge.llama.Sampler`."""
+
+    def choose(self, logits: npt.NDArray[np.float32], best: int) -> int: ...
+    def accept(self, token: int) -> None: ...
+    def accept_prompt(self, tokens: list[int]) -> None: ...
+
+
+class Engine:
+    """Fused generation, one token at a time.
+
+    Args:
+        models: the trio.
+        rule: how logits are fused.
+        sampler: how a token is chosen from the fused row.
+        is_end: whether a token ends the generation.
+        logprobs: compute each token's log-probability, one more pass over the vocabulary.
+    """
+
+    def __init__(
+        self,
+        models: Models,
+        rule: FusionRule,
+        sampler: Chooser,
+        is_end: Callable[[int], bool],
+        *,
+        logprobs: bool = False,
+    ) -> None:
+        self._models = models
+        self._rule = rule
+        self._sampler = sampler
+        self._is_end = is_end
+        self._logprobs = logprobs
+
+    def prefill(self, sequence: Sequence, on_progress: PromptProgress | None = None) -> TrioLogits:
+        """Evaluate the prompt in chunks.
+
+        Returns:
+            The logits after its last token, one row a role.
+
+        Raises:
+            PromptError: the prompt has no tokens.
+            ContextOverflowError: the prompt leaves no room for an answer.
+        """
+        prompt = sequence.prompt
+        n, chunk = len(prompt), self._models.n_batch
+        if n == 0:
+            raise PromptError("the prompt is empty: there is nothing to continue")
+        if n >= self._models.n_ctx:
+            raise ContextOverflowError(n, self._models.n_ctx)
+        start = perf_counter()
+        self._models.start(self._rule.needs)
+        last = (n - 1) // chunk * chunk
+        for at in range(0, last, chunk):
+            self._models.decode(prompt[at : at + chunk], n_rows=0, abortable=True)
+            if on_progress is not None:
+                on_progress(at + chunk, n)
+        logits = self._models.decode(prompt[last:], abortable=True)
+        if on_progress is not None:
+            on_progress(n, n)
+        self._sampler.accept_prompt(prompt)
+        sequence.timings.prompt = perf_counter() - start
+        return logits
+
+    def step(self, sequence: Sequence, logits: TrioLogits) -> Token:
+        """Fuse one row, choose a token and append it."""
+        start = perf_counter()
+        fused = self._rule.fuse(logits)
+        after_fusion = perf_counter()
+        token = self._sampler.choose(fused.logits[0], int(fused.best[0]))
+        sequence.append(token)
+        timings = sequence.timings
+        timings.fusion += after_fusion - start
+        timings.sampling += perf_counter() - after_fusion
+        return Token(token, _logprob(fused.logits[0], token) if self._logprobs else None)
+
+    def generate(
+        self,
+        sequence: Sequence,
+        max_tokens: int | None = None,
+        on_progress: PromptProgress | None = None,
+    ) -> Iterator[Token]:
+        """Yield the tokens that continue the prompt, an end-of-generation token last.
+
+        Afterwards ``sequence.finish_reason`` says why it ended, unless the caller stopped first.
+
+        Args:
+            max_tokens: None for as many as the context holds.
+            on_progress: see :meth:`prefill`.
+        """
+        logits = self.prefill(sequence, on_progress)
+        timings = sequence.timings
+        timings.models = self._models.decode_seconds
+        start = perf_counter()
+        if max_tokens == 0:
+            sequence.finish_reason = "length"
+        while sequence.finish_reason is None:
+            token = self.step(sequence, logits)
+            sequence.finish_reason = self._finish_reason(sequence, token.id, max_tokens)
+            timings.generation = perf_counter() - start
+            yield token
+            if sequence.finish_reason is None:
+                self._sampler.accept(token.id)
+                logits = self._models.decode([token.id])
+
+    def _finish_reason(
+        self, sequence: Sequence, token: int, max_tokens: int | None
+    ) -> FinishReason | None:
+        if self._is_end(token):
+            return "end"
+        if max_tokens is not None and len(sequence.generated) >= max_tokens:
+            return "length"
+        if len(sequence) >= self._models.n_ctx:
+            return "context"
+        return None
+
+
+def _logprob(row: npt.NDArray[np.float32], token: int) -> float:
+    shifted = row.astype(np.float64) - row.max()
+    return float(shifted[token] - np.log(np.exp(shifted).sum()))

@@ -1,0 +1,86 @@
+"""The errors that trimix-edge raises.
+
+TriMixError
+├── UsageError              an option's value makes no sense, whatever the files say
+├── ModelLoadError          a GGUF file cannot be read or is no text model
+├── TrioConfigError         a trio.toml, or a set of files, does not describe a trio
+├── VocabMismatchError      the models do not share a tokenizer
+├── ContextError            a context could not be made (not enough memory, say)
+├── ContextOverflowError    a prompt does not fit into the context
+├── PromptError             a prompt or a conversation cannot be used as it is
+├── TemplateError           a chat template is missing, broken, or does what it must not
+├── GrammarError            llama.cpp does not accept a grammar
+└── DecodeError             llama_decode failed, or its logits are of no use
+
+Each message is one line: what is wrong, where, and what to do. The command line prints it and
+exits with 1; a :class:`UsageError` exits with 2.
+"""
+
+from __future__ import annotations
+
+
+class TriMixError(Exception):
+    """Base of all errors that a caller may want to show to a person."""
+
+
+class UsageError(TriMixError, ValueError):
+    """An option's value makes no sense, whatever the files say."""
+
+
+class ModelLoadError(TriMixError):
+    """A GGUF file cannot be read or is no text model."""
+
+
+class TrioConfigError(TriMixError):
+    """A trio.toml, or a set of files, does not describe a trio."""
+
+
+class VocabMismatchError(TriMixError):
+    """The models do not share a tokenizer."""
+
+
+class ContextError(TriMixError):
+    """A context could not be made."""
+
+
+class ContextOverflowError(TriMixError):
+    """A prompt does not fit into the context.
+
+    Attributes:
+        n_prompt: tokens of the prompt.
+        n_ctx: tokens that the context holds.
+    """
+
+    def __init__(self, n_prompt: int, n_ctx: int) -> None:
+        super().__init__(
+            f"the prompt has {n_prompt} tokens, the context holds {n_ctx} and needs one of them "
+            f"for the answer: shorten the prompt or raise --ctx"
+        )
+        self.n_prompt = n_prompt
+        self.n_ctx = n_ctx
+
+
+class PromptError(TriMixError):
+    """A prompt or a conversation cannot be used as it is."""
+
+
+class TemplateError(TriMixError):
+    """A chat template is missing, broken, or does what it must not."""
+
+
+class GrammarError(TriMixError):
+    """llama.cpp does not accept a grammar."""
+
+
+class DecodeError(TriMixError):
+    """llama_decode failed, or its logits are of no use.
+
+    Attributes:
+        role: the model's role, as in ``trio.toml``; ``fusion`` when no single model is to blame.
+        code: what ``llama_decode`` returned, 0 if it succeeded.
+    """
+
+    def __init__(self, role: str, code: int, detail: str = "") -> None:
+        super().__init__(f"{role}: {detail or f'llama_decode failed with code {code}'}")
+        self.role = role
+        self.code = code

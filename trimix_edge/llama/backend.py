@@ -1,0 +1,185 @@
+"""llama.cpp's process-wide state: its initialisation, its log, and what this build can do."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import FrameType
+
+import llama_cpp
+import psutil
+
+log = logging.getLogger("trimix_edge.llama")
+log.addHandler(logging.NullHandler())  # silent unless the application sets logging up
+
+_LEVELS = {1: logging.DEBUG, 2: logging.INFO, 3: logging.WARNING, 4: logging.ERROR}
+_CONTINUED = 5
+
+
+class _LogSink:
+    """Turns llama.cpp's pieces of log lines into records, and remembers its complaints."""
+
+    def __init__(self) -> None:
+        self._level = logging.DEBUG
+        self._pending = ""
+        self.errors: list[str] = []
+
+    def write(self, level: int, text: str) -> None:
+        if level != _CONTINUED:
+            self._flush()
+            self._level = _LEVELS.get(level, logging.DEBUG)
+        self._pending += text
+        if self._pending.endswith("\n"):
+            self._flush()
+
+    def _flush(self) -> None:
+        line, self._pending = self._pending.strip(), ""
+        if line:
+            log.log(self._level, line)
+            if self._level >= logging.WARNING:
+                del self.errors[:-7]
+                self.errors.append(line)
+
+
+_sink = _LogSink()
+
+
+@llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
+def _on_log(level: int, text: bytes, user_data: ctypes.c_void_p) -> None:
+    _sink.write(level, text.decode("utf-8", errors="replace"))
+
+
+@cache
+def init_backend() -> None:
+    """Initialise llama.cpp once in a process and take over its log.
+
+    ``_on_log`` is a module global because llama.cpp keeps the bare pointer: were the callback
+    collected, the next log line would crash the interpreter.
+    """
+    llama_cpp.llama_log_set(_on_log, None)
+    llama_cpp.llama_backend_init()
+
+
+@contextmanager
+def collected_errors() -> Iterator[list[str]]:
+    """Collect the warnings and errors that llama.cpp logs inside the block, oldest first."""
+    errors: list[str] = []
+    _sink.errors = errors
+    yield errors
+
+
+def reason(errors: list[str]) -> str:
+    """The most telling of collected error lines, without the name of the C++ function.
+
+    llama.cpp reports a failure from the inside out: the first error names the cause.
+    """
+    for line in errors:
+        _, _, tail = line.partition(": ")
+        text = tail or line
+        if "fail" in text or "error" in text or "invalid" in text or "unknown" in text:
+            return text.removeprefix("error loading model: ").rstrip(".")
+    return errors[-1] if errors else ""
+
+
+@contextmanager
+def deferred_interrupt() -> Iterator[Callable[[], bool]]:
+    """Hold Ctrl-C back until the end of the block, and tell whether it came.
+
+    Inside a callback from llama.cpp an exception would be lost: the callback asks instead, makes
+    llama.cpp stop, and the interrupt is raised where Python's own frames are.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    caught: list[tuple[int, FrameType | None]] = []
+    previous = signal.signal(signal.SIGINT, lambda number, frame: caught.append((number, frame)))
+    try:
+        yield lambda: bool(caught)
+    finally:
+        signal.signal(signal.SIGINT, previous)
+        if caught and callable(previous):
+            previous(*caught[0])
+
+
+@cache
+def physical_cores() -> int:
+    """Physical cores this process may use; SMT siblings only slow llama.cpp's kernels down."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(usable or 1, psutil.cpu_count(logical=False) or usable or 1))
+
+
+@dataclass(frozen=True)
+class BackendInfo:
+    """What this build of llama.cpp and this machine can do.
+
+    Attributes:
+        llama_cpp_python: version of the binding.
+        gpu_offload: whether the build can put layers on a GPU.
+        mmap: whether models are mapped instead of read.
+        features: name to value of the CPU and GPU features that the build uses.
+        devices: llama.cpp's names and descriptions of its compute devices.
+        physical_cores: cores that are used by default.
+        memory: bytes of memory in all.
+        memory_available: bytes that are free to use now.
+    """
+
+    llama_cpp_python: str
+    gpu_offload: bool
+    mmap: bool
+    features: dict[str, str]
+    devices: tuple[tuple[str, str], ...]
+    physical_cores: int
+    memory: int
+    memory_available: int
+
+
+def _system_features() -> dict[str, str]:
+    text: bytes = llama_cpp.llama_print_system_info()
+    features = {}
+    for part in text.decode().replace(":", "|").split("|"):
+        name, equals, value = part.partition("=")
+        if equals:
+            features[name.strip()] = value.strip()
+    return features
+
+
+def _devices() -> Iterator[tuple[str, str]]:
+    """ggml's device registry, which the binding does not wrap."""
+    folder = Path(llama_cpp.__file__).parent / "lib"
+    library = next(iter(sorted(folder.glob("*ggml.*"))), None)
+    if library is None:
+        return
+    ggml = ctypes.CDLL(str(library))
+    ggml.ggml_backend_dev_count.restype = ctypes.c_size_t
+    ggml.ggml_backend_dev_get.restype = ctypes.c_void_p
+    ggml.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
+    for call in (ggml.ggml_backend_dev_name, ggml.ggml_backend_dev_description):
+        call.restype, call.argtypes = ctypes.c_char_p, [ctypes.c_void_p]
+    for i in range(ggml.ggml_backend_dev_count()):
+        device = ggml.ggml_backend_dev_get(i)
+        name = ggml.ggml_backend_dev_name(device).decode(errors="replace")
+        yield name, ggml.ggml_backend_dev_description(device).decode(errors="replace")
+
+
+def backend_info() -> BackendInfo:
+    """Ask llama.cpp and the system (``llama_print_system_info``, ``ggml_backend_dev_get``)."""
+    init_backend()
+    memory = psutil.virtual_memory()
+    return BackendInfo(
+        llama_cpp_python=llama_cpp.__version__,
+        gpu_offload=bool(llama_cpp.llama_supports_gpu_offload()),
+        mmap=bool(llama_cpp.llama_supports_mmap()),
+        features=_system_features(),
+        devices=tuple(_devices()),
+        physical_cores=physical_cores(),
+        memory=memory.total,
+        memory_available=memory.available,
+    )

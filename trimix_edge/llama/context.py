@@ -1,0 +1,190 @@
+"""One model's state: its KV cache, and the logits of the last tokens that were decoded."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any
+
+import llama_cpp
+import numpy as np
+import numpy.typing as npt
+import psutil
+
+from trimix_edge.config import ContextParams
+from trimix_edge.errors import ContextError, DecodeError
+from trimix_edge.llama.backend import (
+    collected_errors,
+    deferred_interrupt,
+    physical_cores,
+    reason,
+)
+from trimix_edge.llama.model import LlamaModel
+
+MAX_ROWS = 32
+"""Rows of logits that one decode may ask for. llama.cpp reserves memory for them: at Qwen2.5's
+vocabulary of 152k, a row for each token of a batch of 512 would take 300 MB."""
+
+_NO_ROOM = 1
+_KV_BYTES = {
+    "f32": 4.0,
+    "f16": 2.0,
+    "bf16": 2.0,
+    "q8_0": 34 / 32,
+    "q5_1": 24 / 32,
+    "q5_0": 22 / 32,
+    "q4_1": 20 / 32,
+    "q4_0": 18 / 32,
+    "iq4_nl": 18 / 32,
+}
+
+
+class LlamaContext:
+    """Owner of a ``llama_context`` with one sequence. Close it before its model.
+
+    Args:
+        model: a loaded model; must outlive the context.
+        name: what errors call this model: its role.
+        params: ``n_ctx`` must be given.
+
+    Raises:
+        ContextError: the context does not fit into memory, or llama.cpp refuses it.
+    """
+
+    def __init__(self, model: LlamaModel, name: str, params: ContextParams) -> None:
+        self._pointer: Any = None
+        self._model = model
+        self._name = name
+        self._n_vocab = model.vocab.size
+        self._views: dict[tuple[int, int], npt.NDArray[np.float32]] = {}
+        self._n_rows = 0
+        self.n_past = 0
+        self.n_ctx = params.n_ctx
+        self.n_batch = min(params.n_batch, params.n_ctx)
+        self._check_memory(params)
+        self._create(params)
+        self._memory = llama_cpp.llama_get_memory(self._pointer)
+        self._never_abort = llama_cpp.ggml_abort_callback()
+        self._allocate_batch()
+
+    def _check_memory(self, params: ContextParams) -> None:
+        """Refuse what does not fit: Linux hands out memory it lacks, and then kills the process."""
+        kv_bytes = int(self._model.kv_elements(params.n_ctx) * _KV_BYTES[params.kv_type])
+        available = psutil.virtual_memory().available
+        if kv_bytes > available:
+            raise ContextError(
+                f"{self._name}: a context of {params.n_ctx} tokens needs {kv_bytes / 1e9:.1f} GB, "
+                f"{available / 1e9:.1f} GB are free: lower --ctx, or set --kv-type q8_0"
+            )
+
+    def _create(self, params: ContextParams) -> None:
+        threads = params.n_threads or physical_cores()
+        c = llama_cpp.llama_context_default_params()
+        c.n_ctx = params.n_ctx
+        c.n_batch = c.n_ubatch = self.n_batch
+        c.n_seq_max = 1
+        c.n_outputs_max = MAX_ROWS
+        c.n_threads = c.n_threads_batch = threads
+        c.type_k = c.type_v = getattr(llama_cpp, f"GGML_TYPE_{params.kv_type.upper()}")
+        c.swa_full = True  # a window of keys could not be cut back to an earlier token
+        c.no_perf = True
+        with collected_errors() as errors:
+            self._pointer = llama_cpp.llama_init_from_model(self._model.pointer, c)
+        if not self._pointer:
+            raise ContextError(
+                f"{self._name}: llama.cpp could not make a context of {params.n_ctx} tokens "
+                f"with --kv-type {params.kv_type}: {reason(errors) or 'it gives no reason'}"
+            )
+
+    def _allocate_batch(self) -> None:
+        """One batch for all decodes; everything but ids, positions and flags is constant."""
+        self._batch = llama_cpp.llama_batch_init(self.n_batch, 0, 1)
+        shape = (self.n_batch,)
+        self._tokens = np.ctypeslib.as_array(self._batch.token, shape)
+        self._positions = np.ctypeslib.as_array(self._batch.pos, shape)
+        self._wanted = np.ctypeslib.as_array(self._batch.logits, shape)
+        for i in range(self.n_batch):
+            self._batch.n_seq_id[i] = 1
+            self._batch.seq_id[i][0] = 0
+
+    def decode(self, tokens: Sequence[int], n_rows: int = 1, *, abortable: bool = False) -> None:
+        """Append tokens to the sequence and compute logits for the last ``n_rows`` of them.
+
+        On a GPU this only starts the work: :meth:`logits` waits for it.
+
+        Args:
+            tokens: 1 to ``n_batch`` ids.
+            n_rows: 0 to ``MAX_ROWS``.
+            abortable: let Ctrl-C stop the computation; costs some milliseconds a call.
+
+        Raises:
+            DecodeError: no room in the context, an id outside the vocabulary, or llama.cpp failed.
+            KeyboardInterrupt: Ctrl-C in an abortable decode; the sequence is as it was before.
+        """
+        n = len(tokens)
+        if not 0 < n <= self.n_batch or not 0 <= n_rows <= min(n, MAX_ROWS):
+            raise ValueError(f"can't decode {n} tokens for {n_rows} rows of logits at once")
+        if self.n_past + n > self.n_ctx:
+            raise DecodeError(self._name, _NO_ROOM, f"the context of {self.n_ctx} tokens is full")
+        self._tokens[:n] = tokens
+        self._positions[:n] = range(self.n_past, self.n_past + n)
+        self._wanted[:n] = 0
+        self._wanted[n - n_rows : n] = 1
+        self._batch.n_tokens = n
+        code = self._decode_abortably() if abortable else self._decode_batch()
+        if code != 0:
+            self.truncate(self.n_past)
+            self._n_rows = 0
+            raise DecodeError(self._name, code)
+        self.n_past += n
+        self._n_rows = n_rows
+
+    def _decode_batch(self) -> int:
+        return int(llama_cpp.llama_decode(self._pointer, self._batch))
+
+    def _decode_abortably(self) -> int:
+        with deferred_interrupt() as interrupted:
+            abort = llama_cpp.ggml_abort_callback(lambda user_data: interrupted())
+            llama_cpp.llama_set_abort_callback(self._pointer, abort, None)
+            try:
+                code = self._decode_batch()
+            finally:
+                llama_cpp.llama_set_abort_callback(self._pointer, self._never_abort, None)
+            if interrupted():
+                self.truncate(self.n_past)
+        return code
+
+    def logits(self) -> npt.NDArray[np.float32]:
+        """The rows of the last decode, in llama.cpp's own memory (``llama_get_logits``).
+
+        Returns:
+            float32 ``[n_rows, n_vocab]``, C-contiguous; valid until the next decode.
+        """
+        start = llama_cpp.llama_get_logits(self._pointer)
+        key = (ctypes.addressof(start.contents), self._n_rows)
+        if key not in self._views:
+            # The buffer stays where it is from decode to decode, unless it had to grow.
+            self._views = {key: np.ctypeslib.as_array(start, (self._n_rows, self._n_vocab))}
+        return self._views[key]
+
+    def truncate(self, n_past: int) -> None:
+        """Forget every token after the first ``n_past`` (``llama_memory_seq_rm``)."""
+        if not llama_cpp.llama_memory_seq_rm(self._memory, 0, n_past, -1):
+            llama_cpp.llama_memory_clear(self._memory, True)
+            self.n_past = 0
+            raise DecodeError(self._name, 0, f"its memory can't be cut back to {n_past} tokens")
+        self.n_past = n_past
+
+    def close(self) -> None:
+        """Free the context; safe to call again. Views of its logits die with it."""
+        if self._pointer:
+            self._views.clear()
+            llama_cpp.llama_batch_free(self._batch)
+            llama_cpp.llama_free(self._pointer)
+            self._pointer = None
+
+    def __enter__(self) -> LlamaContext:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()

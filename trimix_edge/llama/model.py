@@ -1,0 +1,197 @@
+"""A GGUF file that llama.cpp has loaded."""
+
+from __future__ import annotations
+
+import ctypes
+import stat
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+
+from trimix_edge.errors import ModelLoadError
+from trimix_edge.llama.backend import (
+    collected_errors,
+    deferred_interrupt,
+    init_backend,
+    reason,
+)
+from trimix_edge.llama.vocab import Vocab
+
+_GGUF_MAGIC = b"GGUF"
+
+
+def _check_file(path: Path) -> None:
+    """Say plainly what llama.cpp would say in terms of tensors, or not at all."""
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise ModelLoadError(f"{path} is a directory, not a GGUF file")
+        if not stat.S_ISREG(status.st_mode):
+            raise ModelLoadError(f"{path} is not a regular file")
+        if status.st_size == 0:
+            raise ModelLoadError(f"{path} is empty: download or convert it again")
+        with path.open("rb") as file:
+            magic = file.read(4)
+    except FileNotFoundError:
+        raise ModelLoadError(f"{path}: no such file") from None
+    except PermissionError:
+        raise ModelLoadError(f"{path}: no permission to read it") from None
+    except OSError as error:
+        raise ModelLoadError(f"{path}: {error.strerror or error}") from None
+    if magic != _GGUF_MAGIC:
+        raise ModelLoadError(
+            f"{path} is not a GGUF file: it begins with {magic!r} instead of {_GGUF_MAGIC!r}"
+        )
+
+
+class LlamaModel:
+    """Owner of a ``llama_model``. Close it, or use it as a context manager, after its contexts.
+
+    Args:
+        path: a GGUF file.
+        gpu_layers: layers to put on a GPU, -1 for all; of no effect in a build without GPU.
+        vocab_only: read the metadata and the vocabulary, no weights; no context can be made.
+        on_progress: called with 0.0 to 1.0 while the file loads.
+
+    Raises:
+        ModelLoadError: the file is missing, no GGUF, truncated, or not a text generating model.
+        KeyboardInterrupt: Ctrl-C while loading; nothing stays in memory.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        gpu_layers: int = -1,
+        vocab_only: bool = False,
+        on_progress: Callable[[float], None] | None = None,
+    ) -> None:
+        _check_file(path)
+        init_backend()
+        self.path = path
+        self._pointer: Any = None
+        self._load(gpu_layers, vocab_only, on_progress)
+        try:
+            self._check()
+        except BaseException:
+            self.close()
+            raise
+
+    def _load(
+        self, gpu_layers: int, vocab_only: bool, on_progress: Callable[[float], None] | None
+    ) -> None:
+        def on_part(fraction: float, user_data: ctypes.c_void_p) -> bool:
+            if on_progress is not None:
+                on_progress(fraction)
+            return not interrupted()
+
+        params = llama_cpp.llama_model_default_params()
+        params.n_gpu_layers = gpu_layers
+        params.vocab_only = vocab_only
+        with collected_errors() as errors, deferred_interrupt() as interrupted:
+            params.progress_callback = llama_cpp.llama_progress_callback(on_part)
+            self._pointer = llama_cpp.llama_model_load_from_file(str(self.path).encode(), params)
+            if interrupted():
+                self.close()
+        if not self._pointer:
+            why = reason(errors) or "llama.cpp gives no reason"
+            raise ModelLoadError(f"{self.path} could not be loaded: {why}")
+
+    def _check(self) -> None:
+        pointer = self._pointer
+        if self.vocab.tokenizer in ("", "none") or self.vocab.size == 0:
+            raise ModelLoadError(f"{self.path} has no vocabulary: fusion needs a text model")
+        not_causal = self.metadata(f"{self.architecture}.attention.causal") == "false"
+        pooling = self.metadata(f"{self.architecture}.pooling_type") or "0"
+        if not_causal or pooling != "0" or not llama_cpp.llama_model_has_decoder(pointer):
+            raise ModelLoadError(f"{self.path} is an embedding model: it can't generate text")
+        if llama_cpp.llama_model_has_encoder(pointer):
+            raise ModelLoadError(f"{self.path} has an encoder: only decoder models can be fused")
+        if llama_cpp.llama_model_is_diffusion(pointer):
+            raise ModelLoadError(f"{self.path} is a diffusion model: it has no next-token logits")
+        if llama_cpp.llama_model_is_recurrent(pointer) or llama_cpp.llama_model_is_hybrid(pointer):
+            # Their state can't be cut back to an earlier token.
+            raise ModelLoadError(f"{self.path} is a recurrent model: only transformers can be used")
+
+    @property
+    def pointer(self) -> Any:
+        """``llama_model *``, for contexts."""
+        return self._pointer
+
+    @cached_property
+    def vocab(self) -> Vocab:
+        return Vocab(
+            llama_cpp.llama_model_get_vocab(self._pointer),
+            self.metadata("tokenizer.ggml.model") or "",
+            self.metadata("tokenizer.ggml.pre") or "",
+        )
+
+    @cached_property
+    def architecture(self) -> str:
+        return self.metadata("general.architecture") or ""
+
+    @cached_property
+    def description(self) -> str:
+        """Architecture, size and quantisation in words (``llama_model_desc``)."""
+        buffer = ctypes.create_string_buffer(256)
+        llama_cpp.llama_model_desc(self._pointer, buffer, len(buffer))
+        return buffer.value.decode(errors="replace")
+
+    @cached_property
+    def chat_template(self) -> str | None:
+        raw = llama_cpp.llama_model_chat_template(self._pointer, None)
+        return raw.decode("utf-8", errors="replace") if raw else None
+
+    @property
+    def n_ctx_train(self) -> int:
+        """Tokens of context that the model was trained on."""
+        return int(llama_cpp.llama_model_n_ctx_train(self._pointer))
+
+    @property
+    def n_params(self) -> int:
+        return int(llama_cpp.llama_model_n_params(self._pointer))
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all tensors."""
+        return int(llama_cpp.llama_model_size(self._pointer))
+
+    def kv_elements(self, n_ctx: int) -> int:
+        """Elements of keys and values together that a cache of ``n_ctx`` tokens holds, at most."""
+        n_layer: int = llama_cpp.llama_model_n_layer(self._pointer)
+        n_head: int = max(1, llama_cpp.llama_model_n_head(self._pointer))
+        n_head_kv: int = llama_cpp.llama_model_n_head_kv(self._pointer)
+        n_embd: int = llama_cpp.llama_model_n_embd(self._pointer)
+        key = self.metadata(f"{self.architecture}.attention.key_length")
+        value = self.metadata(f"{self.architecture}.attention.value_length")
+        width = int(key or n_embd // n_head) + int(value or n_embd // n_head)
+        return n_ctx * n_layer * n_head_kv * width
+
+    def metadata(self, key: str) -> str | None:
+        """A metadata value as text (``llama_model_meta_val_str``), None where there is no such key.
+        Arrays are not text: llama.cpp shortens them.
+        """
+        capacity = 256
+        while True:
+            buffer = ctypes.create_string_buffer(capacity)
+            size = llama_cpp.llama_model_meta_val_str(self._pointer, key.encode(), buffer, capacity)
+            if size < 0:
+                return None
+            if size < capacity:
+                return buffer.raw[:size].decode("utf-8", errors="replace")
+            capacity = size + 1
+
+    def close(self) -> None:
+        """Free the model; safe to call again."""
+        if self._pointer:
+            llama_cpp.llama_model_free(self._pointer)
+            self._pointer = None
+
+    def __enter__(self) -> LlamaModel:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()

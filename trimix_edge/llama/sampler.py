@@ -1,0 +1,192 @@
+"""llama.cpp's sampler chain over a row of fused logits."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import secrets
+import sys
+import tempfile
+from typing import Any
+
+import llama_cpp
+import numpy as np
+import numpy.typing as npt
+from trimix_kernels import argmax, fill_candidates
+
+from trimix_edge.config import SamplingParams
+from trimix_edge.errors import DecodeError, GrammarError
+from trimix_edge.llama.backend import collected_errors, init_backend, reason
+from trimix_edge.llama.vocab import Vocab
+
+_DRY_BREAKERS = (b"\n", b":", b'"', b"*")
+_MIN_KEEP = 1
+_MIROSTAT_M = 100
+_TOKEN_DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
+
+GREEDY = SamplingParams()
+
+
+class Sampler:
+    """Chooses a token from fused logits: the bare argmax, or llama.cpp's samplers.
+
+    The chain is that of llama.cpp's own programs: grammar, penalties, DRY, top-n-sigma, top-k,
+    typical-p, top-p, min-p, XTC, temperature, and then a seeded draw.
+
+    Args:
+        vocab: the vocabulary of ``large_ins``, for grammar and DRY.
+        n_vocab: the shared size, the length of a fused row.
+        params: what to switch on.
+
+    Raises:
+        GrammarError: llama.cpp does not accept the grammar.
+    """
+
+    def __init__(self, vocab: Vocab, n_vocab: int, params: SamplingParams = GREEDY) -> None:
+        init_backend()
+        self._vocab = vocab
+        self._n_vocab = n_vocab
+        self.params = params
+        self.seed = params.seed if params.seed is not None else secrets.randbits(32)
+        self._grammar: Any = None
+        self._chain: Any = None
+        if params.is_bare_argmax:
+            return
+        self._candidates = np.empty(n_vocab, _TOKEN_DATA)
+        self._best = np.empty(1, np.int32)
+        if params.grammar is not None:
+            self._grammar = _grammar_sampler(vocab, params.grammar)
+        self._chain = self._build_chain()
+
+    def _build_chain(self) -> Any:
+        p = self.params
+        chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
+
+        def add(sampler: Any) -> None:
+            llama_cpp.llama_sampler_chain_add(chain, sampler)
+
+        # llama_sampler_init_penalties reads the last n_ctx tokens for -1 only in llama.cpp's own
+        # programs, which replace it: here the largest context does.
+        last_n = p.repeat_last_n if p.repeat_last_n >= 0 else 1 << 16
+        add(
+            llama_cpp.llama_sampler_init_penalties(
+                self._n_vocab, last_n, p.repeat_penalty, p.frequency_penalty, p.presence_penalty
+            )
+        )
+        if p.dry_multiplier > 0:
+            breakers = (ctypes.c_char_p * len(_DRY_BREAKERS))(*_DRY_BREAKERS)
+            add(
+                llama_cpp.llama_sampler_init_dry(
+                    self._vocab.pointer, p.dry_multiplier, p.dry_base, p.dry_allowed_length,
+                    p.dry_penalty_last_n, breakers, len(breakers),
+                )
+            )  # fmt: skip
+        if p.temperature == 0.0:
+            add(llama_cpp.llama_sampler_init_greedy())
+        elif p.mirostat == 1:
+            add(llama_cpp.llama_sampler_init_temp(p.temperature))
+            add(
+                llama_cpp.llama_sampler_init_mirostat(
+                    self._n_vocab, self.seed, p.mirostat_tau, p.mirostat_eta, _MIROSTAT_M
+                )
+            )
+        elif p.mirostat == 2:
+            add(llama_cpp.llama_sampler_init_temp(p.temperature))
+            add(llama_cpp.llama_sampler_init_mirostat_v2(self.seed, p.mirostat_tau, p.mirostat_eta))
+        else:
+            add(llama_cpp.llama_sampler_init_top_n_sigma(p.top_n_sigma))
+            add(llama_cpp.llama_sampler_init_top_k(p.top_k))
+            add(llama_cpp.llama_sampler_init_typical(p.typical_p, _MIN_KEEP))
+            add(llama_cpp.llama_sampler_init_top_p(p.top_p, _MIN_KEEP))
+            add(llama_cpp.llama_sampler_init_min_p(p.min_p, _MIN_KEEP))
+            add(
+                llama_cpp.llama_sampler_init_xtc(
+                    p.xtc_probability, p.xtc_threshold, _MIN_KEEP, self.seed
+                )
+            )
+            add(llama_cpp.llama_sampler_init_temp(p.temperature))
+            add(llama_cpp.llama_sampler_init_dist(self.seed))
+        return chain
+
+    def choose(self, logits: npt.NDArray[np.float32], best: int) -> int:
+        """The next token.
+
+        Args:
+            logits: float32 ``[n_vocab]``, one fused row; left as it is.
+            best: its argmax, -1 where nothing is above -inf.
+
+        Raises:
+            DecodeError: no token is possible.
+        """
+        if best < 0:
+            raise DecodeError("fusion", 0, "no token has a finite fused logit: is a file damaged?")
+        if self._chain is None:
+            return best
+        c = self._candidates
+        fill_candidates(logits, c["id"], c["logit"], c["p"])
+        array = llama_cpp.llama_token_data_array(
+            data=c.ctypes.data_as(llama_cpp.llama_token_data_p),
+            size=self._n_vocab,
+            selected=-1,
+            sorted=False,
+        )
+        if self._grammar:
+            llama_cpp.llama_sampler_apply(self._grammar, ctypes.byref(array))
+            # Accepting a token that the grammar forbids would end the process.
+            argmax(np.ascontiguousarray(c["logit"])[np.newaxis], self._best)
+            if self._best[0] < 0:
+                raise DecodeError("fusion", 0, "the grammar and the mask leave no token to choose")
+        llama_cpp.llama_sampler_apply(self._chain, ctypes.byref(array))
+        return int(array.data[array.selected].id)
+
+    def accept(self, token: int) -> None:
+        """Tell grammar and penalties that a token was appended (``llama_sampler_accept``)."""
+        if self._grammar:
+            llama_cpp.llama_sampler_accept(self._grammar, token)
+        if self._chain:
+            llama_cpp.llama_sampler_accept(self._chain, token)
+
+    def accept_prompt(self, tokens: list[int]) -> None:
+        """Let penalties see the prompt, as llama.cpp's programs do; the grammar must not."""
+        if self._chain:
+            for token in tokens:
+                llama_cpp.llama_sampler_accept(self._chain, token)
+
+    def close(self) -> None:
+        """Free the samplers; safe to call again."""
+        for sampler in (self._grammar, self._chain):
+            if sampler:
+                llama_cpp.llama_sampler_free(sampler)
+        self._grammar = self._chain = None
+
+    def __enter__(self) -> Sampler:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def _grammar_sampler(vocab: Vocab, grammar: str) -> Any:
+    """A GBNF grammar with the start symbol ``root``.
+
+    llama.cpp writes what it finds wrong in a grammar to file descriptor 2 and not to its log, so
+    the descriptor is turned aside meanwhile.
+    """
+    if "\0" in grammar:
+        raise GrammarError("grammar: it contains a NUL byte")
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as said, collected_errors() as errors:
+        os.dup2(said.fileno(), 2)
+        try:
+            sampler = llama_cpp.llama_sampler_init_grammar(vocab.pointer, grammar.encode(), b"root")
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+        said.seek(0)
+        first_line = said.readline().decode("utf-8", errors="replace").strip()
+    if not sampler:
+        why = first_line.rpartition("error parsing grammar: ")[2] or reason(errors)
+        shown = " ".join(why.split())[:160]
+        raise GrammarError(f"grammar: {shown or 'llama.cpp does not accept it'}")
+    return sampler

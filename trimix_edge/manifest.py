@@ -1,0 +1,260 @@
+"""trio.toml: which files make a trio, and how it likes to be used.
+
+name = "dzongkha"
+description = "English to Dzongkha"
+
+[models]                              # relative to the manifest
+large_ins = "large_ins.gguf"
+small_cpt = "small_cpt.gguf"
+small_base = "small_base.gguf"        # may be absent where its weight is 0
+
+[fusion]
+weights = [0.5, 0.8]                  # large_ins, small_cpt; small_base is what is left of 1
+plausibility = "small_cpt:0.1"
+
+[sampling]                            # any field of SamplingParams
+repeat_penalty = 1.1
+
+[generation]
+chat = true                           # prompts go through the chat template of large_ins
+max_tokens = 256
+stop = ["\\n"]
+
+[context]                             # n_ctx, n_batch, kv_type
+n_ctx = 1024
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from trimix_edge.config import ContextParams, FusionWeights, Plausibility, Role, SamplingParams
+from trimix_edge.errors import TrioConfigError, UsageError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+MANIFEST = "trio.toml"
+DEFAULT_TRIO = "dzongkha"
+PAPER_WEIGHTS = FusionWeights(0.1, 0.9)
+"""The pair that the paper's method chose in most of its settings; ``small_base`` is not needed."""
+
+_CONTEXT_KEYS = ("n_ctx", "n_batch", "kv_type")
+_SAMPLING_KEYS = tuple(f.name for f in fields(SamplingParams))
+
+
+@dataclass(frozen=True)
+class TrioManifest:
+    """What a ``trio.toml`` says, with its silences filled by defaults."""
+
+    name: str
+    models: Mapping[Role, Path]
+    description: str = ""
+    weights: FusionWeights = PAPER_WEIGHTS
+    plausibility: Plausibility | None = None
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    context: ContextParams = field(default_factory=ContextParams)
+    chat: bool = False
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    path: Path | None = field(default=None, compare=False)
+
+    @classmethod
+    def find(
+        cls, trio: str | Path | None = None, models: Mapping[Role, Path] | None = None
+    ) -> TrioManifest:
+        """The manifest that a user means.
+
+        Args:
+            trio: the name of an embedded trio, a ``trio.toml``, a folder that holds one, or None.
+            models: files that replace the manifest's; with no ``trio``, files that make one.
+
+        Raises:
+            TrioConfigError: there is no such trio, or its manifest is wrong.
+        """
+        files_given = dict(models or {})
+        if trio is None and files_given:
+            return cls(name="files", models=files_given)
+        manifest = cls.read(_locate(DEFAULT_TRIO if trio is None else trio))
+        return replace(manifest, models={**manifest.models, **files_given})
+
+    @classmethod
+    def read(cls, path: Path) -> TrioManifest:
+        """Read one manifest.
+
+        Raises:
+            TrioConfigError: not TOML, an unknown key, or a value of the wrong type or range.
+        """
+        try:
+            content = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise TrioConfigError(f"{path}: {error.strerror or error}") from None
+        except UnicodeDecodeError:
+            raise TrioConfigError(f"{path} is not UTF-8 text") from None
+        except tomllib.TOMLDecodeError as error:
+            raise TrioConfigError(f"{path} is not TOML: {error}") from None
+        table = _Table(content, str(path))
+        try:
+            manifest = cls._from_table(table, path)
+        except UsageError as error:
+            raise TrioConfigError(f"{path}: {error}") from None
+        table.refuse_unknown()
+        return manifest
+
+    @classmethod
+    def _from_table(cls, table: _Table, path: Path) -> TrioManifest:
+        models = table.table("models")
+        fusion = table.table("fusion")
+        generation = table.table("generation")
+        sampling = table.table("sampling")
+        context = table.table("context")
+        paths = {role: models.text(role.value) for role in Role}
+        mask = fusion.text("plausibility")
+        max_tokens = generation.integer("max_tokens")
+        if max_tokens is not None and max_tokens < 0:
+            raise UsageError(f"generation.max_tokens is {max_tokens}, it can't be negative")
+        return cls(
+            name=table.text("name") or path.parent.name,
+            description=table.text("description") or "",
+            models={role: path.parent / text for role, text in paths.items() if text},
+            weights=fusion.weights("weights") or PAPER_WEIGHTS,
+            plausibility=Plausibility.parse(mask) if mask else None,
+            sampling=SamplingParams(**sampling.fields(SamplingParams(), _SAMPLING_KEYS)),
+            context=ContextParams(**context.fields(ContextParams(), _CONTEXT_KEYS)),
+            chat=generation.boolean("chat") or False,
+            max_tokens=max_tokens,
+            stop=generation.texts("stop"),
+            path=path,
+        )
+
+
+def _locate(trio: str | Path) -> Path:
+    path = Path(trio)
+    if path.is_dir():
+        if (path / MANIFEST).is_file():
+            return path / MANIFEST
+        raise TrioConfigError(f"{path} holds no {MANIFEST}")
+    if path.is_file():
+        if path.suffix != ".toml":
+            raise TrioConfigError(
+                f"{path} is not a {MANIFEST}: name a GGUF file with --large-ins, --small-cpt or "
+                f"--small-base"
+            )
+        return path
+    embedded = embedded_trios()
+    if str(trio) in embedded:
+        return embedded[str(trio)]
+    raise TrioConfigError(
+        f"no trio is called {str(trio)!r}: it is neither a file or folder nor one of "
+        f"{', '.join(sorted(embedded))}"
+    )
+
+
+def embedded_trios() -> dict[str, Path]:
+    """The trios inside this package, by name."""
+    root = Path(str(files("trimix_edge"))) / "trios"
+    return {path.parent.name: path for path in root.glob(f"*/{MANIFEST}")}
+
+
+class _Table:
+    """A TOML table that checks types, and knows which of its keys nobody asked for."""
+
+    def __init__(self, content: Mapping[str, Any], where: str, prefix: str = "") -> None:
+        self._content = content
+        self._where = where
+        self._prefix = prefix
+        self._asked: set[str] = set()
+        self._children: list[_Table] = []
+
+    def _get(self, key: str, kind: type, expected: str) -> Any:
+        self._asked.add(key)
+        value = self._content.get(key)
+        if value is None:
+            return None
+        is_bool = isinstance(value, bool)
+        if kind is float and isinstance(value, int) and not is_bool:
+            value = float(value)
+        if not isinstance(value, kind) or (is_bool and kind is not bool):
+            raise TrioConfigError(
+                f"{self._where}: {self._prefix}{key} must be {expected}, not {value!r}"
+            )
+        return value
+
+    def table(self, key: str) -> _Table:
+        content = self._get(key, dict, "a table") or {}
+        child = _Table(content, self._where, f"{self._prefix}{key}.")
+        self._children.append(child)
+        return child
+
+    def text(self, key: str) -> str | None:
+        value: str | None = self._get(key, str, "a string")
+        return value
+
+    def boolean(self, key: str) -> bool | None:
+        value: bool | None = self._get(key, bool, "true or false")
+        return value
+
+    def integer(self, key: str) -> int | None:
+        value: int | None = self._get(key, int, "a whole number")
+        return value
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        values = self._get(key, list, "a list of strings") or []
+        if not all(isinstance(v, str) for v in values):
+            raise TrioConfigError(
+                f"{self._where}: {self._prefix}{key} must be a list of strings, not {values!r}"
+            )
+        return tuple(values)
+
+    def weights(self, key: str) -> FusionWeights | None:
+        values = self._get(key, list, "a list of two numbers")
+        if values is None:
+            return None
+        if len(values) != 2 or any(
+            isinstance(v, bool) or not isinstance(v, (int, float)) for v in values
+        ):
+            raise TrioConfigError(
+                f"{self._where}: {self._prefix}{key} must be [large_ins, small_cpt], two numbers, "
+                f"not {values!r}"
+            )
+        return FusionWeights(float(values[0]), float(values[1]))
+
+    def fields(self, defaults: object, names: tuple[str, ...]) -> dict[str, Any]:
+        """The fields of a dataclass that the table sets, of the types that its defaults have."""
+        kinds = {
+            "grammar": (str, "a string"),
+            "seed": (int, "a whole number"),
+        }
+        by_type = {
+            int: (int, "a whole number"),
+            float: (float, "a number"),
+            str: (str, "a string"),
+        }
+        found = {}
+        for name in names:
+            kind, expected = kinds.get(name) or by_type[type(getattr(defaults, name))]
+            value = self._get(name, kind, expected)
+            if value is not None:
+                found[name] = value
+        return found
+
+    def refuse_unknown(self) -> None:
+        for key in self._content:
+            if key not in self._asked:
+                close = difflib.get_close_matches(key, self._asked, n=1)
+                hint = (
+                    f"did you mean {close[0]}?"
+                    if close
+                    else f"known: {', '.join(sorted(self._asked))}"
+                )
+                raise TrioConfigError(f"{self._where}: unknown key {self._prefix}{key}; {hint}")
+        for child in self._children:
+            child.refuse_unknown()

@@ -1,0 +1,47 @@
+"""The ids of one generation, why it ended, and where its time went."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from trimix_edge.config import Role
+
+FinishReason = Literal["end", "stop", "length", "context"]
+"""``end``: an end-of-generation token; ``stop``: a stop string; ``length``: ``max_tokens``;
+``context``: the context is full."""
+
+
+@dataclass
+class Timings:
+    """Seconds by stage and by model.
+
+    Attributes:
+        prompt: evaluating the prompt.
+        generation: everything from the prompt's logits to the last token.
+        models: inside ``llama_decode`` and waiting for its logits, prompt included.
+        fusion: in the fusion rule.
+        sampling: in the samplers.
+    """
+
+    prompt: float = 0.0
+    generation: float = 0.0
+    models: dict[Role, float] = field(default_factory=dict)
+    fusion: float = 0.0
+    sampling: float = 0.0
+
+
+@dataclass
+class Sequence:
+    """Token ids: first the prompt's, then the generated ones."""
+
+    prompt: list[int]
+    generated: list[int] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+    timings: Timings = field(default_factory=Timings)
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.generated)
+
+    def append(self, token: int) -> None:
+        self.generated.append(token)

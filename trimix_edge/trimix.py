@@ -1,0 +1,255 @@
+"""The facade: a trio, its fusion rule and its samplers behind a few verbs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import perf_counter
+
+from trimix_edge.chat import Message, render_chat
+from trimix_edge.config import ContextParams, FusionWeights, Plausibility, Role, SamplingParams
+from trimix_edge.engine import Engine, PromptProgress
+from trimix_edge.errors import UsageError
+from trimix_edge.fusion import LinearFusion
+from trimix_edge.llama import Sampler
+from trimix_edge.manifest import TrioManifest
+from trimix_edge.sequence import FinishReason, Timings
+from trimix_edge.sequence import Sequence as TokenSequence
+from trimix_edge.text import TextStream
+from trimix_edge.trio import LoadProgress, Trio
+
+Prompt = str | Sequence[Message]
+"""A text that is continued, or a conversation that goes through the chat template."""
+
+
+@dataclass(frozen=True)
+class GenerationChunk:
+    """What one token adds.
+
+    Attributes:
+        text: whole characters; empty while a character, or a possible stop string, is incomplete.
+        token_id: None in a last chunk that only holds text that had been held back.
+        logprob: nats under the fused distribution, if asked for.
+        finish_reason: given by the last chunk only.
+    """
+
+    text: str
+    token_id: int | None
+    logprob: float | None = None
+    finish_reason: FinishReason | None = None
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A whole generation: ``text`` and everything that is needed to understand or repeat it."""
+
+    text: str
+    token_ids: list[int]
+    prompt_token_ids: list[int]
+    finish_reason: FinishReason | None
+    weights: FusionWeights
+    seed: int
+    timings: Timings
+
+
+class TriMix:
+    """A loaded trio. Use it as a context manager, from one thread at a time.
+
+    >>> with TriMix.load("dzongkha") as trimix:
+    ...     for chunk in trimix.stream("Save the file."):
+    ...         print(chunk.text, end="", flush=True)
+    """
+
+    def __init__(self, trio: Trio, manifest: TrioManifest) -> None:
+        self.trio = trio
+        self.manifest = manifest
+        self.load_seconds = 0.0
+
+    @classmethod
+    def load(
+        cls,
+        trio: str | Path | None = None,
+        *,
+        models: Mapping[Role, Path] | None = None,
+        weights: FusionWeights | None = None,
+        plausibility: Plausibility | None = None,
+        context: ContextParams | None = None,
+        roles: Collection[Role] = (),
+        on_progress: LoadProgress | None = None,
+    ) -> TriMix:
+        """Load what the weights need.
+
+        Args:
+            trio: an embedded trio's name, a ``trio.toml``, its folder; None for the default one.
+            models: GGUF files by role, instead of the manifest's or of a manifest.
+            weights, plausibility: instead of the manifest's.
+            context: instead of the manifest's.
+            roles: load these too, for later calls with other weights.
+            on_progress: called with a role and the loaded part of its file.
+
+        Raises:
+            TriMixError: one of its kinds; see :mod:`trimix_edge.errors`.
+        """
+        start = perf_counter()
+        manifest = TrioManifest.find(trio, models)
+        manifest = replace(
+            manifest,
+            weights=weights or manifest.weights,
+            plausibility=plausibility or manifest.plausibility,
+            context=context or manifest.context,
+        )
+        needed = {*roles, *manifest.weights.roles}
+        if manifest.plausibility is not None:
+            needed.add(manifest.plausibility.role)
+        loaded = cls(Trio(manifest.models, needed, manifest.context, on_progress), manifest)
+        loaded.load_seconds = perf_counter() - start
+        return loaded
+
+    def tokenize(self, prompt: Prompt, *, chat: bool | None = None) -> list[int]:
+        """The token ids that a prompt becomes, the chat template applied where it is wanted.
+
+        Args:
+            chat: send a text through the chat template, as one user turn; None for what the
+                manifest says. A conversation always goes through it.
+
+        Raises:
+            PromptError, TemplateError: see there.
+        """
+        vocab = self.trio.vocab
+        if isinstance(prompt, str):
+            if not (self.manifest.chat if chat is None else chat):
+                return vocab.tokenize(prompt)
+            prompt = [{"role": "user", "content": prompt}]
+        bos = vocab.special_text(vocab.bos)
+        text = render_chat(
+            self.trio.lead.chat_template, prompt, bos=bos, eos=vocab.special_text(vocab.eos)
+        )
+        # A template that writes BOS itself must not get a second one.
+        return vocab.tokenize(text, add_special=not (bos and text.startswith(bos)))
+
+    def stream(
+        self,
+        prompt: Prompt,
+        *,
+        chat: bool | None = None,
+        max_tokens: int | None = None,
+        stop: Iterable[str] | None = None,
+        sampling: SamplingParams | None = None,
+        weights: FusionWeights | None = None,
+        plausibility: Plausibility | None = None,
+        logprobs: bool = False,
+        on_progress: PromptProgress | None = None,
+    ) -> Iterator[GenerationChunk]:
+        """Continue a prompt, a chunk a token. What is not given is the manifest's.
+
+        Args:
+            prompt: see :data:`Prompt`.
+            chat: see :meth:`tokenize`.
+            max_tokens: at most this many.
+            stop: the text ends before any of these strings.
+            sampling: greedy where the manifest is silent.
+            weights, plausibility: the roles that they need must be loaded.
+            logprobs: fill :attr:`GenerationChunk.logprob`.
+            on_progress: called with the evaluated and all tokens of the prompt.
+
+        Raises:
+            TriMixError: one of its kinds; see :mod:`trimix_edge.errors`.
+        """
+        run = _Run(self, sampling, weights, plausibility, stop)
+        return run.stream(prompt, chat, max_tokens, logprobs, on_progress)
+
+    def generate(
+        self,
+        prompt: Prompt,
+        *,
+        chat: bool | None = None,
+        max_tokens: int | None = None,
+        stop: Iterable[str] | None = None,
+        sampling: SamplingParams | None = None,
+        weights: FusionWeights | None = None,
+        plausibility: Plausibility | None = None,
+        on_progress: PromptProgress | None = None,
+    ) -> Generation:
+        """Continue a prompt to its end; arguments as in :meth:`stream`."""
+        run = _Run(self, sampling, weights, plausibility, stop)
+        text = "".join(c.text for c in run.stream(prompt, chat, max_tokens, False, on_progress))
+        return run.result(text)
+
+    def chat(self, messages: Sequence[Message], **options: object) -> Generation:
+        """The assistant's next turn; keyword arguments as in :meth:`generate`."""
+        return self.generate(messages, **options)  # type: ignore[arg-type]
+
+    def close(self) -> None:
+        """Free the models; safe to call again."""
+        self.trio.close()
+
+    def __enter__(self) -> TriMix:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+class _Run:
+    """One generation: its settings, its sampler's life, and what it has produced."""
+
+    def __init__(
+        self,
+        trimix: TriMix,
+        sampling: SamplingParams | None,
+        weights: FusionWeights | None,
+        plausibility: Plausibility | None,
+        stop: Iterable[str] | None,
+    ) -> None:
+        manifest = trimix.manifest
+        self._trimix = trimix
+        self._sampling = sampling or manifest.sampling
+        self._stop = manifest.stop if stop is None else tuple(stop)
+        self._rule = LinearFusion(
+            weights or manifest.weights,
+            trimix.trio.n_vocab,
+            plausibility or manifest.plausibility,
+        )
+        self._seed = 0
+        self._sequence = TokenSequence([])
+
+    def stream(
+        self,
+        prompt: Prompt,
+        chat: bool | None,
+        max_tokens: int | None,
+        logprobs: bool,
+        on_progress: PromptProgress | None,
+    ) -> Iterator[GenerationChunk]:
+        trio, manifest = self._trimix.trio, self._trimix.manifest
+        if max_tokens is None:
+            max_tokens = manifest.max_tokens
+        elif max_tokens < 0:
+            raise UsageError(f"max-tokens is {max_tokens}, it can't be negative")
+        text = TextStream(self._stop)
+        self._sequence = sequence = TokenSequence(self._trimix.tokenize(prompt, chat=chat))
+        with Sampler(trio.vocab, trio.n_vocab, self._sampling) as sampler:
+            self._seed = sampler.seed
+            engine = Engine(trio, self._rule, sampler, trio.vocab.is_end, logprobs=logprobs)
+            for token in engine.generate(sequence, max_tokens, on_progress):
+                shown = text.push(trio.vocab.token_bytes(token.id))
+                if text.stopped:
+                    sequence.finish_reason = "stop"
+                elif sequence.finish_reason is not None:
+                    shown += text.finish()
+                yield GenerationChunk(shown, token.id, token.logprob, sequence.finish_reason)
+                if text.stopped:
+                    break
+
+    def result(self, text: str) -> Generation:
+        sequence = self._sequence
+        return Generation(
+            text=text,
+            token_ids=sequence.generated,
+            prompt_token_ids=sequence.prompt,
+            finish_reason=sequence.finish_reason,
+            weights=self._rule.weights,
+            seed=self._seed,
+            timings=sequence.timings,
+        )

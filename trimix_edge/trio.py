@@ -1,0 +1,180 @@
+"""Three models of one tokenizer, kept in step: the same tokens go to all that are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import numpy.typing as npt
+
+from trimix_edge.config import ContextParams, Role
+from trimix_edge.errors import TrioConfigError
+from trimix_edge.llama import LlamaContext, LlamaModel, Vocab, backend_info, shared_vocab_size
+from trimix_edge.llama.vocab import NamedVocab
+
+DEFAULT_N_CTX = 4096
+
+LoadProgress = Callable[[Role, float], None]
+"""Called with a role and the part of its file, 0.0 to 1.0, that has been loaded."""
+
+
+class Trio:
+    """Owner of up to three models and their contexts.
+
+    Args:
+        paths: the GGUF file of each role; roles that are not needed may be missing.
+        roles: the roles to load. The tokenizer, the ends of generation and the chat template are
+            always those of ``large_ins`` if it has a file: of a file that is not needed, only the
+            vocabulary is read.
+        context: as given by the user; ``n_ctx`` of 0 becomes what all models were trained on, at
+            most :data:`DEFAULT_N_CTX`.
+
+    Raises:
+        TrioConfigError: a needed role has no file.
+        ModelLoadError, VocabMismatchError, ContextError: see there.
+    """
+
+    def __init__(
+        self,
+        paths: Mapping[Role, Path],
+        roles: Collection[Role],
+        context: ContextParams,
+        on_progress: LoadProgress | None = None,
+    ) -> None:
+        self.models: dict[Role, LlamaModel] = {}
+        self._contexts: dict[Role, LlamaContext] = {}
+        self._active: tuple[Role, ...] = ()
+        self.decode_seconds: dict[Role, float] = {}
+        with ExitStack() as stack:
+            for role in [r for r in Role if r in roles]:
+                if role not in paths:
+                    raise TrioConfigError(
+                        f"{role} is needed and has no file: name one with "
+                        f"--{role.value.replace('_', '-')}, or give it the weight 0"
+                    )
+                self.models[role] = stack.enter_context(
+                    LlamaModel(
+                        paths[role],
+                        gpu_layers=context.gpu_layers.get(role, -1),
+                        on_progress=_bind(on_progress, role),
+                    )
+                )
+            self.lead = self._lead_model(stack, paths)
+            named = [NamedVocab(str(role), m.vocab) for role, m in self.models.items()]
+            if self.lead not in self.models.values():
+                named.insert(0, NamedVocab(str(Role.LARGE_INS), self.lead.vocab))
+            self.n_vocab = shared_vocab_size(named)
+            n_train = min(m.n_ctx_train for m in self.models.values())
+            self.context = replace(context, n_ctx=context.n_ctx or min(n_train, DEFAULT_N_CTX))
+            for role, model in self.models.items():
+                self._contexts[role] = stack.enter_context(
+                    LlamaContext(model, str(role), self.context)
+                )
+            self._stack = stack.pop_all()
+        self._start_order = self._gpu_first()
+
+    def _lead_model(self, stack: ExitStack, paths: Mapping[Role, Path]) -> LlamaModel:
+        loaded = self.models.get(Role.LARGE_INS)
+        if loaded is not None:
+            return loaded
+        if Role.LARGE_INS in paths and paths[Role.LARGE_INS].exists():
+            return stack.enter_context(LlamaModel(paths[Role.LARGE_INS], vocab_only=True))
+        return next(iter(self.models.values()))
+
+    def _gpu_first(self) -> tuple[Role, ...]:
+        """A decode on a GPU returns at once: start those first, and the CPU works meanwhile."""
+        if not backend_info().gpu_offload:
+            return tuple(self._contexts)
+        layers = self.context.gpu_layers
+        return tuple(sorted(self._contexts, key=lambda role: layers.get(role, -1) == 0))
+
+    @property
+    def vocab(self) -> Vocab:
+        """The vocabulary that texts go through: that of ``large_ins`` where it has a file."""
+        return self.lead.vocab
+
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """The loaded roles."""
+        return tuple(self.models)
+
+    @property
+    def n_ctx(self) -> int:
+        return self.context.n_ctx
+
+    @property
+    def n_batch(self) -> int:
+        return min(self.context.n_batch, self.n_ctx)
+
+    @property
+    def n_past(self) -> int:
+        """Tokens in the contexts of the active roles."""
+        return self._contexts[self._active[0]].n_past if self._active else 0
+
+    def start(self, roles: Collection[Role]) -> None:
+        """Begin an empty sequence that only these roles, all of them loaded, will follow."""
+        missing = [str(r) for r in roles if r not in self._contexts]
+        if missing:
+            raise TrioConfigError(f"{', '.join(missing)}: needed here, but not loaded")
+        self._active = tuple(r for r in self._start_order if r in roles)
+        self.decode_seconds = dict.fromkeys(self._active, 0.0)
+        self.truncate(0)
+
+    def truncate(self, n_past: int) -> None:
+        """Forget every token after the first ``n_past``."""
+        for role in self._active:
+            self._contexts[role].truncate(n_past)
+
+    def decode(
+        self, tokens: Sequence[int], n_rows: int = 1, *, abortable: bool = False
+    ) -> dict[Role, npt.NDArray[np.float32]]:
+        """Append tokens, at most ``n_batch``, to the active contexts.
+
+        Args:
+            n_rows: logits are computed for this many of the last tokens.
+            abortable: let Ctrl-C stop the computation.
+
+        Returns:
+            Of each active role the raw logits, float32 ``[n_rows, vocabulary of that model]``, in
+            llama.cpp's own memory: valid until the next decode.
+
+        Raises:
+            DecodeError: see :meth:`LlamaContext.decode`; all contexts are as they were before.
+            KeyboardInterrupt: likewise.
+        """
+        n_past = self.n_past
+        try:
+            for role in self._active:
+                start = perf_counter()
+                self._contexts[role].decode(tokens, n_rows, abortable=abortable)
+                self.decode_seconds[role] += perf_counter() - start
+            return {role: self._wait(role) for role in self._active} if n_rows else {}
+        except BaseException:
+            self.truncate(n_past)
+            raise
+
+    def _wait(self, role: Role) -> npt.NDArray[np.float32]:
+        start = perf_counter()
+        logits = self._contexts[role].logits()
+        self.decode_seconds[role] += perf_counter() - start
+        return logits
+
+    def close(self) -> None:
+        """Free contexts, then models; safe to call again."""
+        self._stack.close()
+        self._contexts.clear()
+        self.models.clear()
+
+    def __enter__(self) -> Trio:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def _bind(on_progress: LoadProgress | None, role: Role) -> Callable[[float], None] | None:
+    return None if on_progress is None else lambda fraction: on_progress(role, fraction)
