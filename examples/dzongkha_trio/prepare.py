@@ -5,7 +5,7 @@
 Reads the aligned pages of LibreOffice's English and Dzongkha help and the NLLB-Seed pairs; writes
 into ``work/``:
 
-``pairs.tsv``         English, Dzongkha, 1 if the pair is in the slice that the translating models see
+``pairs.tsv``         English, Dzongkha, 1 if in the slice that is seen as translations
 ``english.txt``       monolingual English, a paragraph a line
 ``dzongkha.txt``      monolingual Dzongkha, a paragraph a line
 ``tokenizer/``        a byte-level BPE trained on the three files above
@@ -106,7 +106,7 @@ def is_dzongkha(text: str) -> bool:
 
 
 def read_help(root: Path) -> tuple[list[Pair], list[tuple[str, str]]]:
-    """Aligned translated pairs, and the English paragraphs (page, text) that were not translated."""
+    """Aligned translated pairs, and English paragraphs (page, text) without a translation."""
     pairs: dict[tuple[str, str], Pair] = {}
     english: dict[str, tuple[str, str]] = {}
     english_root, dzongkha_root = root / "en-US" / "text", root / "dz" / "text"
@@ -226,11 +226,21 @@ def write_tsv(path: Path, rows: Iterable[tuple[object, ...]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--help-text", type=Path, required=True, metavar="DIR",
-                        help="the packages' usr/share/libreoffice/help")  # fmt: skip
+    parser.add_argument(
+        "--help-text",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="the packages' usr/share/libreoffice/help",
+    )
     parser.add_argument("--nllb-seed", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--slice", type=int, default=12000, metavar="N",
-                        help="pairs that large_ins and small_base see as translations")  # fmt: skip
+    parser.add_argument(
+        "--slice",
+        type=int,
+        default=12000,
+        metavar="N",
+        help="pairs that large_ins and small_base see as translations",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, default=Path(__file__).parent / "work")
     args = parser.parse_args()
@@ -254,22 +264,22 @@ def main() -> None:
     dzongkha = list(dict.fromkeys(p.dzongkha for p in pairs))
 
     (args.work / "heldout").mkdir(parents=True, exist_ok=True)
-    write_tsv(args.work / "pairs.tsv",
-              ((p.english, p.dzongkha, int(n < args.slice)) for n, p in enumerate(pairs)))  # fmt: skip
+    in_slice = ((p.english, p.dzongkha, int(n < args.slice)) for n, p in enumerate(pairs))
+    write_tsv(args.work / "pairs.tsv", in_slice)
     (args.work / "english.txt").write_text("\n".join(english) + "\n", encoding="utf-8")
     (args.work / "dzongkha.txt").write_text("\n".join(dzongkha) + "\n", encoding="utf-8")
     for name, items in (("dev", dev), ("test", test)):
         write_tsv(args.work / "heldout" / f"{name}.tsv", items)
     tokenizer = train_tokenizer(iter(english + dzongkha * 2), args.work / "tokenizer")
 
-    n_dzongkha = sum(len(e.ids) for e in tokenizer.encode_batch(dzongkha))
-    n_english = sum(len(e.ids) for e in tokenizer.encode_batch(english))
-    print(
-        f"pairs      {len(candidates):6d} before eviction, {len(pairs)} kept, {args.slice} in the slice"
-    )
-    print(f"english    {len(english):6d} paragraphs, {n_english} tokens")
-    print(f"dzongkha   {len(dzongkha):6d} paragraphs, {n_dzongkha} tokens, "
-          f"{sum(len(t.encode()) for t in dzongkha) / n_dzongkha:.2f} bytes a token")  # fmt: skip
+    def count(texts: list[str]) -> int:
+        return sum(len(encoding.ids) for encoding in tokenizer.encode_batch(texts))
+
+    n_bytes = sum(len(text.encode()) for text in dzongkha)
+    print(f"pairs      {len(candidates):6d} before eviction, {len(pairs)} kept")
+    print(f"english    {len(english):6d} paragraphs, {count(english)} tokens")
+    print(f"dzongkha   {len(dzongkha):6d} paragraphs, {count(dzongkha)} tokens")
+    print(f"fertility  {n_bytes / count(dzongkha):6.2f} bytes of Dzongkha a token")
     print(f"held out   {len(dev):6d} dev, {len(test)} test")
 
 

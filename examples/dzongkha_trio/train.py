@@ -1,7 +1,7 @@
 """Train the three models of the embedded trio on what ``prepare.py`` wrote.
 
     python train.py small_base          # English, and the slice of pairs as plain text
-    python train.py small_cpt           # small_base continued on monolingual Dzongkha
+    python train.py small_cpt           # small_base continued on monolingual Dzongkha, and replay
     python train.py large_ins           # English, English tasks, and translation over the slice
 
 Each model is a Llama of a few million parameters. A checkpoint in Hugging Face's format and a log
@@ -42,27 +42,29 @@ class Recipe:
     heads: int
     tokens: int
     mixture: dict[str, float]
-    learning_rate: float = 4e-3
+    learning_rate: float
     start_from: str | None = None
 
 
 SMALL = {"hidden": 192, "layers": 3, "feed_forward": 512, "heads": 3}
 LARGE = {"hidden": 256, "layers": 7, "feed_forward": 704, "heads": 4}
 RECIPES = {
-    "small_base": Recipe(**SMALL, tokens=4_000_000, mixture={"english": 0.45, "pairs": 0.55}),
+    "small_base": Recipe(
+        **SMALL, tokens=4_000_000, mixture={"english": 0.75, "pairs": 0.25}, learning_rate=4e-3
+    ),
     "small_cpt": Recipe(
         **SMALL,
-        tokens=3_000_000,
-        mixture={"dzongkha": 1.0},
+        tokens=4_000_000,
+        mixture={"dzongkha": 0.8, "pairs": 0.2},  # a fifth is replay, or it forgets English
         learning_rate=3e-3,
         start_from="small_base",
-    ),  # fmt: skip
+    ),
     "large_ins": Recipe(
         **LARGE,
         tokens=7_000_000,
-        learning_rate=3e-3,
         mixture={"english": 0.15, "translate": 0.7, "tasks": 0.15},
-    ),  # fmt: skip
+        learning_rate=3e-3,
+    ),
 }
 
 

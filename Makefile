@@ -1,0 +1,65 @@
+# make demo   translate with the embedded trio
+# make test   run the tests
+# make check  formatter, linter, types, floors, the wheel
+# make bench  speed, as ratios and milliseconds of interleaved runs
+#
+# Each of them sets .venv up first. A GPU build of llama.cpp: CMAKE_ARGS=-DGGML_CUDA=on make demo
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.PHONY: demo test check bench parity format clean
+
+PYTHON ?= python3
+BIN := .venv/bin
+LLAMA := $(shell grep -o 'llama-cpp-python==[0-9.]*' pyproject.toml)
+
+# Only llama.cpp's library is needed: no multimodal part, no programs, no server.
+LEAN := -DLLAVA_BUILD=OFF $(foreach part,TESTS TOOLS EXAMPLES SERVER APP,-DLLAMA_BUILD_$(part)=OFF)
+
+demo: .venv/runtime
+	@$(BIN)/python examples/demo.py
+
+test: .venv/dev
+	$(BIN)/python -m pytest -q
+	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -q tests/kernels tests/runtime
+
+check: .venv/dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q tests/packaging
+
+bench: .venv/dev
+	$(BIN)/python tests/benchmarks/overhead.py
+
+format: .venv/dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf .venv build dist
+
+.venv/llama: pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is missing: install Python 3.10 or newer"; exit 1; }
+	@command -v c++ >/dev/null || { echo "c++ is missing: install a C++ compiler"; exit 1; }
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+		|| { echo "Python 3.10 or newer is needed: make PYTHON=python3.12"; exit 1; }
+	@echo "Installing $(LLAMA): compiles llama.cpp once, about five minutes on two cores"
+	@CMAKE_ARGS="$(LEAN) $${CMAKE_ARGS:-}" $(BIN)/pip install --verbose $(LLAMA) 2>&1 \
+		| tee .venv/llama.log \
+		| sed -un 's|^ *\[\([0-9]*/[0-9]*\)\].*|  compiled \1|p' \
+		|| { tail -n 30 .venv/llama.log; echo "The whole log: .venv/llama.log"; exit 1; }
+	@touch $@
+
+.venv/runtime: .venv/llama pyproject.toml
+	@echo "Installing trimix-edge"
+	@$(BIN)/pip install --quiet --editable .
+	@touch $@
+
+.venv/dev: .venv/runtime pyproject.toml
+	@echo "Installing the development tools"
+	@$(BIN)/pip install --quiet --editable '.[dev]'
+	@touch $@

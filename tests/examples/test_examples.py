@@ -1,0 +1,53 @@
+"""Each example runs as its docstring says."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def run(*arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=EXAMPLES,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=300,
+        env=None,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def has_dzongkha(text: str) -> bool:
+    return any("\u0f40" <= c <= "\u0fbc" for c in text)
+
+
+@pytest.mark.parametrize("script", ["translate.py", "loop.py"])
+def test_short_programs_print_dzongkha(script: str) -> None:
+    assert has_dzongkha(run(script))
+
+
+def test_weights_shows_a_line_for_each_setting() -> None:
+    lines = run("weights.py", "Click OK.").splitlines()
+    assert len(lines) == 7
+    assert lines[0].startswith("(1, 0, 0)")
+    assert any("small_cpt:0.1" in line for line in lines)
+
+
+def test_demo_compares_every_system_with_the_reference() -> None:
+    shown = run("demo.py")
+    for name in ("large_ins", "small_cpt", "small_base", "Proxy Tuning", "TriMix", "reference"):
+        assert name in shown
+    assert has_dzongkha(shown)
+
+
+def test_evaluation_prints_both_tables() -> None:
+    shown = run("dzongkha_trio/evaluate.py", "--limit", "12", "--no-chrf")
+    assert "TriMix less it" in shown
+    assert "Proxy Tuning" in shown

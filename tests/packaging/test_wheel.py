@@ -1,0 +1,43 @@
+"""The wheel holds the three packages and nothing else."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def wheel_names(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    target = tmp_path_factory.mktemp("wheel")
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", target, ROOT],
+        check=True,
+        capture_output=True,
+    )
+    (wheel,) = target.glob("*.whl")
+    return zipfile.ZipFile(wheel).namelist()
+
+
+def test_top_level_names_are_the_three_packages(wheel_names: list[str]) -> None:
+    names = {name.split("/")[0] for name in wheel_names}
+    assert {name for name in names if not name.endswith(".dist-info")} == {
+        "trimix_edge",
+        "trimix_kernels",
+        "trimix_convert",
+    }
+
+
+def test_packages_are_typed(wheel_names: list[str]) -> None:
+    for package in ("trimix_edge", "trimix_kernels", "trimix_convert"):
+        assert f"{package}/py.typed" in wheel_names
+
+
+def test_embedded_trio_travels_in_the_wheel(wheel_names: list[str]) -> None:
+    for name in ("trio.toml", "README.md", "large_ins.gguf", "small_cpt.gguf", "small_base.gguf"):
+        assert f"trimix_edge/trios/dzongkha/{name}" in wheel_names
