@@ -2,6 +2,7 @@
 # make test   run the tests
 # make check  formatter, linter, types, floors, the wheel
 # make bench  speed, as ratios and milliseconds of interleaved runs
+# make parity the converter against llama.cpp's own; needs PyTorch and npm
 #
 # Each of them sets .venv up first. A GPU build of llama.cpp: CMAKE_ARGS=-DGGML_CUDA=on make demo
 
@@ -33,6 +34,17 @@ check: .venv/dev
 
 bench: .venv/dev
 	$(BIN)/python tests/benchmarks/overhead.py
+
+parity: .venv/dev .cache/llama.cpp
+	@$(BIN)/python -c 'import sentencepiece, torch, transformers' 2>/dev/null \
+		|| { echo "PyTorch is missing: $(BIN)/pip install --editable '.[parity]'"; exit 1; }
+	$(BIN)/python convert/parity/compare.py .cache/llama.cpp
+
+.cache/llama.cpp: | .venv/dev
+	@mkdir -p .cache
+	$(BIN)/pip download --quiet --no-deps --no-binary :all: --dest .cache $(LLAMA)
+	@tar -xzf .cache/llama_cpp_python-*.tar.gz -C .cache
+	@mv .cache/llama_cpp_python-*/vendor/llama.cpp $@
 
 format: .venv/dev
 	$(BIN)/ruff format .

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from trimix_edge.llama import BackendInfo, backend_info
     from trimix_edge.manifest import TrioManifest
     from trimix_edge.sequence import FinishReason, Timings
-    from trimix_edge.trimix import Generation, GenerationChunk, TriMix
+    from trimix_edge.trimix import Generation, GenerationChunk, GenerationOptions, TriMix
 
 __version__ = "0.1.0"
 
@@ -38,6 +38,7 @@ __all__ = [
     "FusionWeights",
     "Generation",
     "GenerationChunk",
+    "GenerationOptions",
     "Message",
     "Plausibility",
     "Role",
@@ -56,7 +57,7 @@ _HOMES = {
     "llama": ("BackendInfo", "backend_info"),
     "manifest": ("TrioManifest",),
     "sequence": ("FinishReason", "Timings"),
-    "trimix": ("Generation", "GenerationChunk", "TriMix"),
+    "trimix": ("Generation", "GenerationChunk", "GenerationOptions", "TriMix"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, TypedDict
 
-from jinja2 import TemplateError as JinjaError
+import psutil
 from jinja2.exceptions import SecurityError
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -15,6 +17,8 @@ from trimix_edge.errors import TemplateError
 
 MAX_TEMPLATE = 200_000
 MAX_RENDERED = 10_000_000
+MAX_GROWTH = 256 << 20
+"""Bytes that the process may grow by while a template is rendered."""
 
 
 class Message(TypedDict):
@@ -25,7 +29,7 @@ class Message(TypedDict):
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
-    """No attribute of Python's own can be reached, and no operator can fill the memory."""
+    """No attribute of Python's own can be reached, and no product can take for ever."""
 
     intercepted_binops = frozenset({"*", "**"})
 
@@ -65,27 +69,56 @@ def render_chat(
         raise TemplateError(
             f"the chat template is {len(template)} characters long: that is no one's"
         )
+    pieces: list[str] = []
+    try:
+        with _bounded_memory():
+            size = 0
+            for piece in _generate(template, messages, bos, eos):
+                pieces.append(piece)
+                size += len(piece)
+                if size > MAX_RENDERED:
+                    raise TemplateError("the chat template writes without end")
+    except TemplateError:
+        raise
+    except Exception as error:  # a template can make any Python operation fail
+        raise TemplateError(f"the chat template fails: {_one_line(error)}") from None
+    return "".join(pieces)
+
+
+def _generate(template: str, messages: Sequence[Message], bos: str, eos: str) -> Iterator[str]:
     environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    rendered: list[str] = []
-    size = 0
+    return environment.from_string(template).generate(
+        messages=list(messages),
+        add_generation_prompt=True,
+        bos_token=bos,
+        eos_token=eos,
+        tools=None,
+        documents=None,
+    )
+
+
+@contextmanager
+def _bounded_memory() -> Iterator[None]:
+    """Make what would fill the memory a MemoryError: strings grow by many more ways than products.
+
+    Only Linux keeps a limit on the address space.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limit = psutil.Process().memory_info().vms + MAX_GROWTH
+    if soft != resource.RLIM_INFINITY:
+        limit = min(limit, soft)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
     try:
-        pieces = environment.from_string(template).generate(
-            messages=list(messages), add_generation_prompt=True, bos_token=bos, eos_token=eos
-        )
-        for piece in pieces:
-            rendered.append(piece)
-            size += len(piece)
-            if size > MAX_RENDERED:
-                raise TemplateError("the chat template writes without end")
-    except TemplateError:
-        raise
-    except JinjaError as error:
-        raise TemplateError(f"the chat template fails: {_one_line(error)}") from None
-    except Exception as error:  # a template can make any Python operation fail
-        raise TemplateError(f"the chat template fails: {_one_line(error)}") from None
-    return "".join(rendered)
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def _one_line(error: Exception) -> str:

@@ -6,12 +6,16 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 from typing import ClassVar
 
 from trimix_edge.errors import UsageError
 
 NO_WEIGHT = 1e-9
 """A weight this close to 0 counts as 0: the role contributes nothing and is not run."""
+
+_MAX_WEIGHT = 1e6
+"""Beyond this, sums of logits leave float32."""
 
 
 class Role(str, Enum):
@@ -38,6 +42,14 @@ class Role(str, Enum):
             raise UsageError(f"no role is called {text!r}: use one of {names}") from None
 
 
+@dataclass(frozen=True)
+class Adapter:
+    """A LoRA adapter, a GGUF file, that makes a role out of the weights of another one."""
+
+    base: Role
+    path: Path
+
+
 def _finite(text: str, what: str) -> float:
     try:
         value = float(text)
@@ -62,8 +74,8 @@ class FusionWeights:
     PROXY_TUNING: ClassVar[FusionWeights]
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.large_ins) and math.isfinite(self.small_cpt)):
-            raise UsageError(f"weights must be finite numbers, not {self}")
+        if not (abs(self.large_ins) < _MAX_WEIGHT and abs(self.small_cpt) < _MAX_WEIGHT):
+            raise UsageError(f"weights must be numbers of a sensible size, not {self}")
 
     @property
     def small_base(self) -> float:
@@ -186,7 +198,7 @@ class SamplingParams:
         "mirostat": (0, 2),
         "mirostat_tau": (0.0, 100.0),
         "mirostat_eta": (0.0, 100.0),
-        "seed": (0, 2**32 - 1),
+        "seed": (0, 2**32 - 2),  # llama.cpp takes the last one for "draw one"
     }
 
     def __post_init__(self) -> None:
@@ -220,20 +232,21 @@ class ContextParams:
 
     Attributes:
         n_ctx: tokens a context holds; 0 for what the models were trained on, at most 4,096.
-        n_batch: tokens of a prompt that are evaluated at once.
+        n_batch: tokens of a prompt that are evaluated at once; 0 for 512 on a GPU, 128 on a CPU,
+            where more are hardly faster and progress would be slow to show.
         n_threads: CPU threads; 0 for one a physical core.
         gpu_layers: layers a role puts on a GPU; -1, the default of a role, for all of them.
         kv_type: type of the KV cache's elements, one of :data:`KV_TYPES`.
     """
 
     n_ctx: int = 0
-    n_batch: int = 512
+    n_batch: int = 0
     n_threads: int = 0
     gpu_layers: Mapping[Role, int] = field(default_factory=dict)
     kv_type: str = "f16"
 
     def __post_init__(self) -> None:
-        for name, low, high in (("n_ctx", 0, 2**31 - 1), ("n_batch", 1, 2**20)):
+        for name, low, high in (("n_ctx", 0, 2**31 - 1), ("n_batch", 0, 2**20)):
             if not low <= getattr(self, name) <= high:
                 option = name.removeprefix("n_")
                 raise UsageError(f"{option} is {getattr(self, name)}, from {low} to {high} is fine")
@@ -256,5 +269,7 @@ class ContextParams:
                 count = int(number)
             except ValueError:
                 raise UsageError(f"gpu-layers: {text!r} is not N or ROLE=N") from None
+            if not -1 <= count < 2**31:
+                raise UsageError(f"gpu-layers is {count}: -1 is all layers, 0 is none")
             layers.update(dict.fromkeys([Role.parse(name)] if equals else Role, count))
         return layers

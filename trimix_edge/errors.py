@@ -5,6 +5,11 @@ TriMixError
 ├── ModelLoadError          a GGUF file cannot be read or is no text model
 ├── TrioConfigError         a trio.toml, or a set of files, does not describe a trio
 ├── VocabMismatchError      the models do not share a tokenizer
+├── ConversionError         a checkpoint can't become a GGUF file
+├── QuantizeError           llama.cpp can't quantise a file
+├── HubError                the Hugging Face Hub lacks or refuses something, or is out of reach
+├── TargetError             a file can't be written where it should be
+├── DiskSpaceError          a disk has no room for what is to be written
 ├── ContextError            a context could not be made (not enough memory, say)
 ├── ContextOverflowError    a prompt does not fit into the context
 ├── PromptError             a prompt or a conversation cannot be used as it is
@@ -37,6 +42,26 @@ class TrioConfigError(TriMixError):
 
 class VocabMismatchError(TriMixError):
     """The models do not share a tokenizer."""
+
+
+class ConversionError(TriMixError):
+    """A checkpoint can't become a GGUF file: what :mod:`trimix_convert` has to say about it."""
+
+
+class QuantizeError(TriMixError):
+    """llama.cpp can't quantise a file."""
+
+
+class HubError(TriMixError):
+    """The Hugging Face Hub lacks or refuses something, or is out of reach."""
+
+
+class TargetError(TriMixError):
+    """A file can't be written where it should be."""
+
+
+class DiskSpaceError(TriMixError):
+    """A disk has no room for what is to be written; the message tells how much is needed."""
 
 
 class ContextError(TriMixError):

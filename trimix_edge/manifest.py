@@ -7,6 +7,7 @@ description = "English to Dzongkha"
 large_ins = "large_ins.gguf"
 small_cpt = "small_cpt.gguf"
 small_base = "small_base.gguf"        # may be absent where its weight is 0
+# small_cpt = { model = "small_base", lora = "adapter.gguf" }     # one set of weights for two roles
 
 [fusion]
 weights = [0.5, 0.8]                  # large_ins, small_cpt; small_base is what is left of 1
@@ -34,7 +35,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from trimix_edge.config import ContextParams, FusionWeights, Plausibility, Role, SamplingParams
+from trimix_edge.config import (
+    Adapter,
+    ContextParams,
+    FusionWeights,
+    Plausibility,
+    Role,
+    SamplingParams,
+)
 from trimix_edge.errors import TrioConfigError, UsageError
 
 if sys.version_info >= (3, 11):
@@ -65,6 +73,7 @@ class TrioManifest:
     chat: bool = False
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
+    adapters: Mapping[Role, Adapter] = field(default_factory=dict)
     path: Path | None = field(default=None, compare=False)
 
     @classmethod
@@ -84,7 +93,11 @@ class TrioManifest:
         if trio is None and files_given:
             return cls(name="files", models=files_given)
         manifest = cls.read(_locate(DEFAULT_TRIO if trio is None else trio))
-        return replace(manifest, models={**manifest.models, **files_given})
+        return replace(
+            manifest,
+            models={**manifest.models, **files_given},
+            adapters={r: a for r, a in manifest.adapters.items() if r not in files_given},
+        )
 
     @classmethod
     def read(cls, path: Path) -> TrioManifest:
@@ -116,7 +129,8 @@ class TrioManifest:
         generation = table.table("generation")
         sampling = table.table("sampling")
         context = table.table("context")
-        paths = {role: models.text(role.value) for role in Role}
+        adapters = {role: models.adapter(role.value, path.parent) for role in Role}
+        paths = {role: models.text(role.value) for role in Role if adapters[role] is None}
         mask = fusion.text("plausibility")
         max_tokens = generation.integer("max_tokens")
         if max_tokens is not None and max_tokens < 0:
@@ -132,6 +146,7 @@ class TrioManifest:
             chat=generation.boolean("chat") or False,
             max_tokens=max_tokens,
             stop=generation.texts("stop"),
+            adapters={role: adapter for role, adapter in adapters.items() if adapter},
             path=path,
         )
 
@@ -198,6 +213,19 @@ class _Table:
         value: str | None = self._get(key, str, "a string")
         return value
 
+    def adapter(self, key: str, folder: Path) -> Adapter | None:
+        """What ``{ model = ROLE, lora = FILE }`` says; None where there is no such table."""
+        if not isinstance(self._content.get(key), dict):
+            return None
+        entry = self.table(key)
+        base, lora = entry.text("model"), entry.text("lora")
+        if not base or not lora:
+            raise TrioConfigError(
+                f"{self._where}: {self._prefix}{key} must be a file, or "
+                f'{{ model = "small_base", lora = FILE }}'
+            )
+        return Adapter(Role.parse(base), folder / lora)
+
     def boolean(self, key: str) -> bool | None:
         value: bool | None = self._get(key, bool, "true or false")
         return value
@@ -212,6 +240,8 @@ class _Table:
             raise TrioConfigError(
                 f"{self._where}: {self._prefix}{key} must be a list of strings, not {values!r}"
             )
+        if "" in values:
+            raise TrioConfigError(f"{self._where}: {self._prefix}{key} holds an empty string")
         return tuple(values)
 
     def weights(self, key: str) -> FusionWeights | None:

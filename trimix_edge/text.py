@@ -41,10 +41,12 @@ class TextStream:
         if self.stopped:
             return ""
         self._held += text
-        starts = [at for at in map(self._held.find, self._stops) if at >= 0]
-        if starts:
+        found = [(self._held.find(stop), stop) for stop in self._stops]
+        # The one that is complete first, so that the text does not depend on token boundaries.
+        spans = [(at + len(stop), at) for at, stop in found if at >= 0]
+        if spans:
             self.stopped = True
-            text, self._held = self._held[: min(starts)], ""
+            text, self._held = self._held[: min(spans)[1]], ""
             return text
         keep = self._possible_stop()
         cut = len(self._held) - keep

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
+from typing import TYPE_CHECKING, TypedDict
 
 from trimix_edge.chat import Message, render_chat
 from trimix_edge.config import ContextParams, FusionWeights, Plausibility, Role, SamplingParams
@@ -19,6 +20,9 @@ from trimix_edge.sequence import Sequence as TokenSequence
 from trimix_edge.text import TextStream
 from trimix_edge.trio import LoadProgress, Trio
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 Prompt = str | Sequence[Message]
 """A text that is continued, or a conversation that goes through the chat template."""
 
@@ -29,13 +33,13 @@ class GenerationChunk:
 
     Attributes:
         text: whole characters; empty while a character, or a possible stop string, is incomplete.
-        token_id: None in a last chunk that only holds text that had been held back.
+        token_id: the token that was added.
         logprob: nats under the fused distribution, if asked for.
         finish_reason: given by the last chunk only.
     """
 
     text: str
-    token_id: int | None
+    token_id: int
     logprob: float | None = None
     finish_reason: FinishReason | None = None
 
@@ -51,6 +55,30 @@ class Generation:
     weights: FusionWeights
     seed: int
     timings: Timings
+
+
+class GenerationOptions(TypedDict, total=False):
+    """Keyword arguments of ``stream``, ``generate`` and ``chat``; what is absent or None is the
+    manifest's.
+
+    Attributes:
+        chat: send a text through the chat template, as one user turn.
+        max_tokens: at most this many; as many as the context holds if nobody says.
+        stop: the text ends before any of these strings.
+        sampling: greedy if nobody says.
+        weights, plausibility: the roles that they need must be loaded.
+        logprobs: fill :attr:`GenerationChunk.logprob`.
+        on_progress: called with the evaluated and all tokens of the prompt.
+    """
+
+    chat: bool | None
+    max_tokens: int | None
+    stop: Iterable[str] | None
+    sampling: SamplingParams | None
+    weights: FusionWeights | None
+    plausibility: Plausibility | None
+    logprobs: bool
+    on_progress: PromptProgress | None
 
 
 class TriMix:
@@ -102,7 +130,10 @@ class TriMix:
         needed = {*roles, *manifest.weights.roles}
         if manifest.plausibility is not None:
             needed.add(manifest.plausibility.role)
-        loaded = cls(Trio(manifest.models, needed, manifest.context, on_progress), manifest)
+        trio_loaded = Trio(
+            manifest.models, needed, manifest.context, on_progress, adapters=manifest.adapters
+        )
+        loaded = cls(trio_loaded, manifest)
         loaded.load_seconds = perf_counter() - start
         return loaded
 
@@ -129,56 +160,28 @@ class TriMix:
         return vocab.tokenize(text, add_special=not (bos and text.startswith(bos)))
 
     def stream(
-        self,
-        prompt: Prompt,
-        *,
-        chat: bool | None = None,
-        max_tokens: int | None = None,
-        stop: Iterable[str] | None = None,
-        sampling: SamplingParams | None = None,
-        weights: FusionWeights | None = None,
-        plausibility: Plausibility | None = None,
-        logprobs: bool = False,
-        on_progress: PromptProgress | None = None,
+        self, prompt: Prompt, **options: Unpack[GenerationOptions]
     ) -> Iterator[GenerationChunk]:
-        """Continue a prompt, a chunk a token. What is not given is the manifest's.
+        """Continue a prompt, a chunk a token.
 
         Args:
             prompt: see :data:`Prompt`.
-            chat: see :meth:`tokenize`.
-            max_tokens: at most this many.
-            stop: the text ends before any of these strings.
-            sampling: greedy where the manifest is silent.
-            weights, plausibility: the roles that they need must be loaded.
-            logprobs: fill :attr:`GenerationChunk.logprob`.
-            on_progress: called with the evaluated and all tokens of the prompt.
+            options: see :class:`GenerationOptions`.
 
         Raises:
             TriMixError: one of its kinds; see :mod:`trimix_edge.errors`.
         """
-        run = _Run(self, sampling, weights, plausibility, stop)
-        return run.stream(prompt, chat, max_tokens, logprobs, on_progress)
+        return _Run(self, prompt, options).stream()
 
-    def generate(
-        self,
-        prompt: Prompt,
-        *,
-        chat: bool | None = None,
-        max_tokens: int | None = None,
-        stop: Iterable[str] | None = None,
-        sampling: SamplingParams | None = None,
-        weights: FusionWeights | None = None,
-        plausibility: Plausibility | None = None,
-        on_progress: PromptProgress | None = None,
-    ) -> Generation:
+    def generate(self, prompt: Prompt, **options: Unpack[GenerationOptions]) -> Generation:
         """Continue a prompt to its end; arguments as in :meth:`stream`."""
-        run = _Run(self, sampling, weights, plausibility, stop)
-        text = "".join(c.text for c in run.stream(prompt, chat, max_tokens, False, on_progress))
+        run = _Run(self, prompt, options)
+        text = "".join(chunk.text for chunk in run.stream())
         return run.result(text)
 
-    def chat(self, messages: Sequence[Message], **options: object) -> Generation:
-        """The assistant's next turn; keyword arguments as in :meth:`generate`."""
-        return self.generate(messages, **options)  # type: ignore[arg-type]
+    def chat(self, messages: Sequence[Message], **options: Unpack[GenerationOptions]) -> Generation:
+        """The assistant's next turn in a conversation; arguments as in :meth:`stream`."""
+        return self.generate(messages, **options)
 
     def close(self) -> None:
         """Free the models; safe to call again."""
@@ -194,45 +197,38 @@ class TriMix:
 class _Run:
     """One generation: its settings, its sampler's life, and what it has produced."""
 
-    def __init__(
-        self,
-        trimix: TriMix,
-        sampling: SamplingParams | None,
-        weights: FusionWeights | None,
-        plausibility: Plausibility | None,
-        stop: Iterable[str] | None,
-    ) -> None:
+    def __init__(self, trimix: TriMix, prompt: Prompt, options: GenerationOptions) -> None:
         manifest = trimix.manifest
-        self._trimix = trimix
-        self._sampling = sampling or manifest.sampling
-        self._stop = manifest.stop if stop is None else tuple(stop)
-        self._rule = LinearFusion(
-            weights or manifest.weights,
-            trimix.trio.n_vocab,
-            plausibility or manifest.plausibility,
-        )
-        self._seed = 0
-        self._sequence = TokenSequence([])
-
-    def stream(
-        self,
-        prompt: Prompt,
-        chat: bool | None,
-        max_tokens: int | None,
-        logprobs: bool,
-        on_progress: PromptProgress | None,
-    ) -> Iterator[GenerationChunk]:
-        trio, manifest = self._trimix.trio, self._trimix.manifest
-        if max_tokens is None:
-            max_tokens = manifest.max_tokens
-        elif max_tokens < 0:
+        stop = options.get("stop")
+        max_tokens = options.get("max_tokens")
+        if max_tokens is not None and max_tokens < 0:
             raise UsageError(f"max-tokens is {max_tokens}, it can't be negative")
-        text = TextStream(self._stop)
-        self._sequence = sequence = TokenSequence(self._trimix.tokenize(prompt, chat=chat))
+        self._trio = trimix.trio
+        self._options = options
+        self._max_tokens = manifest.max_tokens if max_tokens is None else max_tokens
+        self._sampling = options.get("sampling") or manifest.sampling
+        self._text = TextStream(manifest.stop if stop is None else stop)
+        self._rule = LinearFusion(
+            options.get("weights") or manifest.weights,
+            trimix.trio.n_vocab,
+            options.get("plausibility") or manifest.plausibility,
+        )
+        self._sequence = TokenSequence(trimix.tokenize(prompt, chat=options.get("chat")))
+        self._seed = 0
+
+    def stream(self) -> Iterator[GenerationChunk]:
+        trio, text, sequence = self._trio, self._text, self._sequence
         with Sampler(trio.vocab, trio.n_vocab, self._sampling) as sampler:
             self._seed = sampler.seed
-            engine = Engine(trio, self._rule, sampler, trio.vocab.is_end, logprobs=logprobs)
-            for token in engine.generate(sequence, max_tokens, on_progress):
+            engine = Engine(
+                trio,
+                self._rule,
+                sampler,
+                trio.vocab.is_end,
+                logprobs=self._options.get("logprobs", False),
+            )
+            progress = self._options.get("on_progress")
+            for token in engine.generate(sequence, self._max_tokens, progress):
                 shown = text.push(trio.vocab.token_bytes(token.id))
                 if text.stopped:
                     sequence.finish_reason = "stop"

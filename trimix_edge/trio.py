@@ -11,12 +11,13 @@ from time import perf_counter
 import numpy as np
 import numpy.typing as npt
 
-from trimix_edge.config import ContextParams, Role
+from trimix_edge.config import Adapter, ContextParams, Role
 from trimix_edge.errors import TrioConfigError
 from trimix_edge.llama import LlamaContext, LlamaModel, Vocab, backend_info, shared_vocab_size
 from trimix_edge.llama.vocab import NamedVocab
 
 DEFAULT_N_CTX = 4096
+GPU_N_BATCH, CPU_N_BATCH = 512, 128
 
 LoadProgress = Callable[[Role, float], None]
 """Called with a role and the part of its file, 0.0 to 1.0, that has been loaded."""
@@ -30,8 +31,8 @@ class Trio:
         roles: the roles to load. The tokenizer, the ends of generation and the chat template are
             always those of ``large_ins`` if it has a file: of a file that is not needed, only the
             vocabulary is read.
-        context: as given by the user; ``n_ctx`` of 0 becomes what all models were trained on, at
-            most :data:`DEFAULT_N_CTX`.
+        context: as given by the user; its zeros get their meaning here.
+        adapters: roles made of another role's weights, which are then in memory once.
 
     Raises:
         TrioConfigError: a needed role has no file.
@@ -44,35 +45,47 @@ class Trio:
         roles: Collection[Role],
         context: ContextParams,
         on_progress: LoadProgress | None = None,
+        adapters: Mapping[Role, Adapter] | None = None,
     ) -> None:
         self.models: dict[Role, LlamaModel] = {}
         self._contexts: dict[Role, LlamaContext] = {}
         self._active: tuple[Role, ...] = ()
         self.decode_seconds: dict[Role, float] = {}
+        adapters = {role: adapter for role, adapter in (adapters or {}).items() if role in roles}
         with ExitStack() as stack:
+            owners: dict[Role, LlamaModel] = {}
             for role in [r for r in Role if r in roles]:
-                if role not in paths:
-                    raise TrioConfigError(
-                        f"{role} is needed and has no file: name one with "
-                        f"--{role.value.replace('_', '-')}, or give it the weight 0"
+                owner = adapters[role].base if role in adapters else role
+                if owner not in owners:
+                    if owner not in paths:
+                        raise TrioConfigError(
+                            f"{owner} is needed and has no file: name one with "
+                            f"--{owner.value.replace('_', '-')}, or give it the weight 0"
+                        )
+                    owners[owner] = stack.enter_context(
+                        LlamaModel(
+                            paths[owner],
+                            gpu_layers=context.gpu_layers.get(owner, -1),
+                            on_progress=_bind(on_progress, owner),
+                        )
                     )
-                self.models[role] = stack.enter_context(
-                    LlamaModel(
-                        paths[role],
-                        gpu_layers=context.gpu_layers.get(role, -1),
-                        on_progress=_bind(on_progress, role),
-                    )
-                )
+                self.models[role] = owners[owner]
+            loras = {role: self.models[role].load_adapter(a.path) for role, a in adapters.items()}
             self.lead = self._lead_model(stack, paths)
             named = [NamedVocab(str(role), m.vocab) for role, m in self.models.items()]
             if self.lead not in self.models.values():
                 named.insert(0, NamedVocab(str(Role.LARGE_INS), self.lead.vocab))
             self.n_vocab = shared_vocab_size(named)
             n_train = min(m.n_ctx_train for m in self.models.values())
-            self.context = replace(context, n_ctx=context.n_ctx or min(n_train, DEFAULT_N_CTX))
+            on_gpu = backend_info().gpu_offload
+            self.context = replace(
+                context,
+                n_ctx=context.n_ctx or min(n_train, DEFAULT_N_CTX),
+                n_batch=context.n_batch or (GPU_N_BATCH if on_gpu else CPU_N_BATCH),
+            )
             for role, model in self.models.items():
                 self._contexts[role] = stack.enter_context(
-                    LlamaContext(model, str(role), self.context)
+                    LlamaContext(model, str(role), self.context, loras.get(role))
                 )
             self._stack = stack.pop_all()
         self._start_order = self._gpu_first()

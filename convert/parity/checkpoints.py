@@ -91,9 +91,11 @@ SUBJECTS = (
                 "original_max_position_embeddings": 8192,
             },
             "bos_token_id": 128_000,
-            "eos_token_id": [128_001, 128_008, 128_009],
+            "eos_token_id": [128_001, 128_009],
         },
-        generation={"eos_token_id": [128_001, 128_008, 128_009]},
+        # No third end here: trimix_convert also writes ends that llama.cpp would not recognise
+        # by their text, its own converter does not.
+        generation={"eos_token_id": [128_001, 128_009]},
     ),
     Subject(
         "qwen2",
@@ -255,6 +257,21 @@ def write_safetensors(path: Path, shapes: dict[str, tuple[int, ...]], dtype: str
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     path.write_bytes(len(text).to_bytes(8, "little") + text + b"".join(chunks))
+
+
+def make_adapter(base: Path, folder: Path) -> None:
+    """Write a PEFT adapter on every projection of the checkpoint `base` to `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = json.loads((base / "config.json").read_text())
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, shape in tensor_shapes(config).items():
+        module = f"base_model.model.{name.removesuffix('.weight')}"
+        if name.endswith("_proj.weight"):
+            shapes |= {f"{module}.lora_A.weight": (4, shape[1])}
+            shapes |= {f"{module}.lora_B.weight": (shape[0], 4)}
+    write_safetensors(folder / "adapter_model.safetensors", shapes, "F32")
+    settings = {"peft_type": "LORA", "r": 4, "lora_alpha": 10, "base_model_name_or_path": "x/Tiny"}
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
 
 
 def sentencepiece_model(folder: Path) -> bytes:

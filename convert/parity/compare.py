@@ -3,8 +3,8 @@
 For each architecture a random-weight checkpoint with a real tokenizer is converted twice, by
 trimix_convert and by convert_hf_to_gguf.py of the pinned llama-cpp-python's source distribution,
 to every outtype. Then every tensor's name, type, shape and bytes are compared and every metadata
-key. Last, the token ids of 200 lines, from llama.cpp on the converted file, against Hugging
-Face's tokenizers.
+key; the same for a LoRA adapter. Last, the token ids of 200 lines, from llama.cpp on the converted
+file, against Hugging Face's tokenizers.
 
     python convert/parity/compare.py LLAMA_CPP_FOLDER [--only NAME] [--scratch FOLDER]
 
@@ -25,15 +25,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from checkpoints import SUBJECTS, Subject, make_checkpoint
-from gguf import GGUFReader
-from trimix_convert import convert_checkpoint
+from checkpoints import N_EMBD, N_LAYERS, SUBJECTS, Subject, make_adapter, make_checkpoint
+from gguf import GGUFReader, ReaderField
+from trimix_convert import convert_adapter, convert_checkpoint
 
 OUTTYPES = ("f32", "f16", "bf16", "q8_0", "auto")
 
-# Keys that one of the two leaves to llama.cpp's default, with that default: (suffix of the key,
-# value) means the same as no key at all.
-DEFAULTS: tuple[tuple[str, Any], ...] = ()
+# Keys that say what llama.cpp assumes without them: end of the key, and that value.
+DEFAULTS: tuple[tuple[str, Any], ...] = (
+    ("tokenizer.ggml.add_sep_token", False),
+    ("qwen2.attention.key_length", N_EMBD // 4),
+    ("qwen2.attention.value_length", N_EMBD // 4),
+)
 
 
 def main() -> int:
@@ -62,7 +65,7 @@ def examine(subject: Subject, scratch: Path, llama_cpp: Path) -> int:
     for outtype in OUTTYPES:
         ours, theirs = (scratch / f"{subject.name}.{who}.gguf" for who in ("ours", "theirs"))
         convert_checkpoint(folder, ours, outtype=outtype)
-        convert_with_llama_cpp(llama_cpp, folder, theirs, outtype)
+        run(llama_cpp / "convert_hf_to_gguf.py", folder, theirs, outtype)
         a, b = GGUFReader(ours), GGUFReader(theirs)
         differences += [f"{outtype}: {text}" for text in (*tensors(a, b), *metadata(a, b))]
         n_tensors, n_keys = len(b.tensors), len(b.fields)
@@ -79,27 +82,47 @@ def examine(subject: Subject, scratch: Path, llama_cpp: Path) -> int:
         finally:
             (folder / "aside").rename(folder / "tokenizer.model")
     ours.unlink()
+    differences += adapter(folder, scratch, llama_cpp)
     for text in differences:
         print(f"{subject.name}: {text}")
     print(
         f"{subject.name}: {n_tensors} tensors and {n_keys} keys x {len(OUTTYPES)} outtypes, "
-        f"{n_lines} lines: {len(differences)} differences",
+        f"an adapter, {n_lines} lines: {len(differences)} differences",
         flush=True,
     )
     return len(differences)
 
 
-def convert_with_llama_cpp(llama_cpp: Path, source: Path, target: Path, outtype: str) -> None:
-    """Run convert_hf_to_gguf.py, which exits on errors and is best kept at arm's length."""
-    command = [
-        *(sys.executable, str(llama_cpp / "convert_hf_to_gguf.py"), str(source)),
-        *("--outfile", str(target), "--outtype", outtype),
-    ]
+def adapter(base: Path, scratch: Path, llama_cpp: Path) -> list[str]:
+    """The same for a LoRA adapter on a checkpoint."""
+    folder = scratch / "adapter"
+    make_adapter(base, folder)
+    ours, theirs = scratch / "adapter.ours.gguf", scratch / "adapter.theirs.gguf"
+    convert_adapter(folder, ours, base=base)
+    run(llama_cpp / "convert_lora_to_gguf.py", folder, theirs, "f32", "--base", str(base))
+    a, b = GGUFReader(ours), GGUFReader(theirs)
+    found = [f"adapter: {text}" for text in (*tensors(a, b), *metadata(a, b))]
+    assert len(b.tensors) == 2 * 7 * N_LAYERS
+    del a, b
+    gc.collect()
+    ours.unlink()
+    theirs.unlink()
+    return found
+
+
+def run(script: Path, source: Path, target: Path, outtype: str, *options: str) -> None:
+    """Run one of llama.cpp's scripts, which exit on errors and are best kept at arm's length."""
     result = subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"}
+        [
+            *(sys.executable, str(script), str(source)),
+            *("--outfile", str(target), "--outtype", outtype, *options),
+        ],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
     )
     if result.returncode:
-        raise SystemExit(f"llama.cpp's converter failed:\n{result.stderr[-3000:]}")
+        raise SystemExit(f"{script.name} failed:\n{result.stderr[-3000:]}")
 
 
 def tensors(ours: GGUFReader, theirs: GGUFReader) -> list[str]:
@@ -117,34 +140,27 @@ def tensors(ours: GGUFReader, theirs: GGUFReader) -> list[str]:
 
 
 def metadata(ours: GGUFReader, theirs: GGUFReader) -> list[str]:
-    """Differences between the metadata of two files: values and their GGUF types."""
+    """Differences between the metadata of two files: names, GGUF types and values."""
     a, b = (
-        {
-            name: (field.contents(), field.types)
-            for name, field in reader.fields.items()
-            if not name.startswith("GGUF.")
-        }
+        {name: field for name, field in reader.fields.items() if not name.startswith("GGUF.")}
         for reader in (ours, theirs)
     )
     found = []
     for name in sorted(a.keys() | b.keys()):
         x, y = a.get(name), b.get(name)
-        if x == y:
+        if x and y and stored_bytes(x) == stored_bytes(y):
             continue
-        present = x or y
-        if (x is None or y is None) and any(
-            name.endswith(suffix) and present[0] == value for suffix, value in DEFAULTS
-        ):
+        values = [None if field is None else field.contents() for field in (x, y)]
+        assumed = [value for suffix, value in DEFAULTS if name.endswith(suffix)]
+        if all(value in (None, *assumed) for value in values) and assumed:
             continue
-        found.append(f"key {name}: {brief(x)} against {brief(y)}")
+        found.append(f"key {name}: {values[0]!r:.80} against {values[1]!r:.80}")
     return found
 
 
-def brief(entry: Any) -> str:
-    if entry is None:
-        return "nothing"
-    value = entry[0]
-    return f"{len(value)} items" if isinstance(value, list) and len(value) > 8 else repr(value)[:80]
+def stored_bytes(field: ReaderField) -> bytes:
+    """A key's type and value as the file has them."""
+    return b"".join(part.tobytes() for part in field.parts)
 
 
 def token_ids(folder: Path, converted: Path) -> tuple[int, list[str]]:

@@ -36,9 +36,12 @@ def read(files: TokenizerFiles, config: Config, pre: str | None) -> Vocabulary:
     n_vocab = config.integer("vocab_size")
     tokens, types = place_tokens(files, model["vocab"], added, n_vocab)
     special = read_special_tokens(files, config, tokens, added)
-    # Without a `bos` llama.cpp falls back to GPT-2's id 11, an ordinary token.
-    if "eos" in special.ids:
-        special.ids.setdefault("bos", special.ids["eos"])
+    # What is not said here llama.cpp assumes: for `bos` and `eos` the id 11, an ordinary token,
+    # and for Llama 3's pre-tokenizer that encoding starts with `bos`.
+    if "eos" not in special.ids:
+        raise files.malformed("tokenizer_config.json", "no end of text, no 'eos_token', is named")
+    special.ids.setdefault("bos", special.ids["eos"])
+    special.adds.setdefault("bos", False)
     vocabulary = Vocabulary(
         model="gpt2",
         pre=pre,
@@ -70,7 +73,7 @@ def recognise_pre_tokenizer(files: TokenizerFiles, model: dict[str, Any]) -> str
     if bool(model.get("ignore_merges")) != (name in _IGNORE_MERGES):
         raise TokenizerError(
             f"{files.folder / 'tokenizer.json'} has the pre-tokenizer {name} with 'ignore_merges' "
-            f"{bool(model.get('ignore_merges'))}, which llama.cpp has not: overrule with --pre NAME"
+            f"{bool(model.get('ignore_merges'))}, unlike llama.cpp's: overrule with --pre NAME"
         )
     return name
 

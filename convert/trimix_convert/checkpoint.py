@@ -61,25 +61,27 @@ class ArrayTensor(Tensor):
 
 
 class SafetensorsTensor(Tensor):
-    """A tensor inside a safetensors file."""
+    """A tensor inside a safetensors file, `offset` bytes from the start of the file."""
 
     def __init__(
         self, name: str, dtype: str, shape: tuple[int, ...], path: Path, offset: int
     ) -> None:
         super().__init__(name, dtype, shape)
-        self._path = path
-        self._offset = offset
+        self.path = path
+        self.offset = offset
 
     def rows(self, start: int, stop: int) -> npt.NDArray[Any]:
         dtype = np.dtype(self.NUMPY_TYPES[self.dtype])
         width = math.prod(self.shape[1:])
         count = (stop - start) * width
         # fromfile, not a memory map: pages of a map would count as resident until evicted.
-        values = np.fromfile(
-            self._path, dtype, count, offset=self._offset + start * width * dtype.itemsize
-        )
+        offset = self.offset + start * width * dtype.itemsize
+        try:
+            values = np.fromfile(self.path, dtype, count, offset=offset)
+        except OSError as error:
+            raise CheckpointError(f"cannot read {self.path}: {error.strerror}") from None
         if values.size != count:
-            raise CheckpointError(f"{self._path} is truncated: {self.name} ends too early")
+            raise CheckpointError(f"{self.path} is truncated: {self.name} ends too early")
         return values.reshape(stop - start, *self.shape[1:])
 
 
@@ -112,15 +114,14 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} is no safetensors file: its header is not JSON") from None
     if not isinstance(header, dict):
         raise CheckpointError(f"{path} is no safetensors file: its header is not an object")
+    header.pop("__metadata__", None)
     start = 8 + header_size
-    found = [
-        (begin, SafetensorsTensor(name, dtype, shape, path, start + begin))
-        for name, entry in header.items()
-        if name != "__metadata__"
-        for dtype, shape, begin in [_read_entry(path, name, entry, file_size - start)]
-    ]
-    found.sort(key=lambda item: item[0])
-    return {tensor.name: tensor for _, tensor in found}
+    found = []
+    for name, entry in header.items():
+        dtype, shape, begin = _read_entry(path, name, entry, file_size - start)
+        found.append(SafetensorsTensor(name, dtype, shape, path, start + begin))
+    found.sort(key=lambda tensor: tensor.offset)
+    return {tensor.name: tensor for tensor in found}
 
 
 def _read_entry(

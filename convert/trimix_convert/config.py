@@ -9,23 +9,47 @@ from typing import Any
 
 from .errors import CheckpointError
 
-# Larger than any honest configuration or shard index; a bound on what is read into memory.
-_MAX_JSON_BYTES = 256 * 1024 * 1024
+# Larger than any honest tokenizer or shard index; a bound on what is read into memory.
+_MAX_FILE_BYTES = 256 * 1024 * 1024
 # Widths, depths and vocabularies beyond this are a damaged or hostile file.
 _MAX_SIZE = 1 << 31
+
+
+def require_folder(folder: Path) -> None:
+    """Raises CheckpointError unless `folder` is one."""
+    try:
+        if folder.is_dir():
+            return
+    except OSError as error:
+        raise CheckpointError(f"cannot read {folder}: {error.strerror}") from None
+    raise CheckpointError(f"{folder} is not a folder")
+
+
+def read_bytes(path: Path) -> bytes:
+    """The whole of one of a checkpoint's smaller files. Raises CheckpointError."""
+    try:
+        if path.stat().st_size > _MAX_FILE_BYTES:
+            raise CheckpointError(f"{path} is too large to be a {path.name}")
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise CheckpointError(f"no {path.name} in {path.parent}") from None
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}") from None
+
+
+def read_text(path: Path) -> str:
+    """The same as text in UTF-8. Raises CheckpointError."""
+    try:
+        return read_bytes(path).decode("utf-8")
+    except UnicodeDecodeError:
+        raise CheckpointError(f"{path} is not text in UTF-8") from None
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in `path`. Raises CheckpointError if it is missing or is anything else."""
     try:
-        if path.stat().st_size > _MAX_JSON_BYTES:
-            raise CheckpointError(f"{path} is too large to be a {path.name}")
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"no {path.name} in {path.parent}") from None
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:  # also UnicodeDecodeError
+        content = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} is not a JSON object")
@@ -50,8 +74,7 @@ class Config:
     @classmethod
     def load(cls, folder: Path) -> Config:
         """The configuration of the checkpoint in `folder`. Raises CheckpointError."""
-        if not folder.is_dir():
-            raise CheckpointError(f"{folder} is not a folder with a checkpoint in it")
+        require_folder(folder)
         path = folder / "config.json"
         return cls(read_json(path), path)
 

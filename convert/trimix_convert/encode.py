@@ -69,7 +69,8 @@ def encode(block: Block, dtype: str, kind: GGMLQuantizationType) -> Block:
     if _STORED_AS[dtype] == kind:
         return block
     values = as_float32(block, dtype)
-    with np.errstate(over="ignore"):  # beyond F16's range: infinite, and reported by the caller
+    # Beyond F16's range is infinite, and the caller's affair; Q8_0 loses blocks of denormals.
+    with np.errstate(over="ignore", invalid="ignore"):
         encoded: Block = quantize(values, kind)
     return encoded
 

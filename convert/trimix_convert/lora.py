@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gguf import GGUFType, GGUFWriter
+from gguf import GGML_QUANT_VERSION, GGUFType, GGUFWriter
 
 from .arch import architecture_for
 from .arch.base import Transform
 from .checkpoint import Tensor, read_safetensors
-from .config import Config, read_json
-from .encode import FILE_TYPES, Block, as_float32, tensor_type
+from .config import Config, read_json, require_folder
+from .encode import Block, as_float32, tensor_type
 from .errors import CheckpointError
 from .metadata import write_model_card
 from .output import Output, Progress, write_file
@@ -75,7 +75,7 @@ def convert_adapter(
     outputs: list[Output] = []
     for name, (a, b) in pairs.items():
         plan = plans.get(architecture.source_name(f"{name}.weight"))
-        if plan is None or not plan.target.startswith("blk."):
+        if plan is None or not plan.target.startswith("blk.") or len(plan.shape) != 2:
             raise CheckpointError(
                 f"the adapter changes {name!r:.120}, which llama.cpp can't do while running: "
                 "merge it into its base model and convert that"
@@ -100,7 +100,7 @@ def convert_adapter(
     writer.add_string("adapter.type", "lora")
     writer.add_float32("adapter.lora.alpha", alpha or 0.0)
     note = write_model_card(writer, source, -n_parameters)
-    writer.add_file_type(FILE_TYPES[outtype])
+    writer.add_quantization_version(GGML_QUANT_VERSION)
     n_bytes = write_file(
         writer, outputs, target, progress=progress, allow_nan=allow_nan, overwrite=overwrite
     )
@@ -142,8 +142,7 @@ class AdapterSettings:
     @classmethod
     def load(cls, folder: Path) -> AdapterSettings:
         """The settings of the adapter in `folder`. Raises CheckpointError."""
-        if not folder.is_dir():
-            raise CheckpointError(f"{folder} is not a folder with an adapter in it")
+        require_folder(folder)
         path = folder / "adapter_config.json"
         return cls(read_json(path), path)
 

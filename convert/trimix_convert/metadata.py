@@ -12,7 +12,10 @@ from typing import Any
 
 from gguf import GGUFValueType, GGUFWriter, Metadata, size_label
 
-_MAX_CARD_BYTES = 4 * 1024 * 1024
+from .config import read_json
+from .errors import CheckpointError
+
+_MAX_CARD_BYTES = 1024 * 1024
 
 
 def write_model_card(writer: GGUFWriter, folder: Path, n_parameters: int) -> str | None:
@@ -30,8 +33,13 @@ def write_model_card(writer: GGUFWriter, folder: Path, n_parameters: int) -> str
     except Exception as error:  # YAML by a stranger, read by heuristics: anything may happen
         note = f"README.md is ignored: {str(error).splitlines()[0] if str(error) else error!r}"
         metadata = Metadata()
+    if folder.parent.name == "snapshots":
+        _forget_commit(metadata, folder)
     metadata.name = metadata.name or folder.name
-    metadata.size_label = metadata.size_label or size_label(n_parameters, n_parameters, 0, 0)
+    if metadata.sampling_penalty_repeat is None:  # gguf before 0.20 overlooks Hugging Face's name
+        metadata.sampling_penalty_repeat = _generation_config(folder).get("repetition_penalty")
+    if metadata.size_label is None and n_parameters > 0:
+        metadata.size_label = size_label(n_parameters, n_parameters, 0, 0)
     # A writer of its own: only values that have the type of their key are taken over.
     scratch = GGUFWriter(None, writer.arch)
     try:
@@ -44,12 +52,34 @@ def write_model_card(writer: GGUFWriter, folder: Path, n_parameters: int) -> str
     return note
 
 
+def _forget_commit(metadata: Metadata, folder: Path) -> None:
+    """Hugging Face's cache keeps `models--OWNER--NAME/snapshots/COMMIT`: name it NAME instead."""
+    for field in ("name", "basename", "finetune"):
+        if str(getattr(metadata, field)).lower() == folder.name.lower():
+            setattr(metadata, field, None)
+    metadata.name = metadata.name or folder.parent.parent.name.rpartition("--")[2]
+
+
+def _is_clean(text: str) -> bool:
+    """Whether C and UTF-8 can hold the text: no null characters, no stray surrogates."""
+    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _generation_config(folder: Path) -> dict[str, Any]:
+    try:
+        return read_json(folder / "generation_config.json")
+    except CheckpointError:
+        return {}
+
+
 def _fits(value: Any, kind: GGUFValueType) -> bool:
     """Whether the value can be stored under the type that its key has."""
     if kind is GGUFValueType.STRING:
-        return isinstance(value, str) and "\0" not in value
+        return isinstance(value, str) and _is_clean(value)
     if kind is GGUFValueType.ARRAY:
-        return isinstance(value, list) and all(isinstance(item, str) for item in value)
+        return isinstance(value, list) and all(
+            isinstance(item, str) and _is_clean(item) for item in value
+        )
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     if kind is GGUFValueType.FLOAT32:

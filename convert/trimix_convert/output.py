@@ -123,28 +123,33 @@ def _close(writer: GGUFWriter) -> None:
 @contextmanager
 def _replacing(target: Path, n_data_bytes: int, *, overwrite: bool) -> Iterator[Path]:
     """A temporary name beside the target, moved onto it if all goes well and removed if not."""
-    folder = target.parent
-    if target.is_dir():
-        raise TargetError(f"cannot write {target}: it is a folder")
-    if target.exists() and not overwrite:
-        raise TargetError(f"{target} exists: choose another name or overwrite it (--force)")
-    if not folder.is_dir():
-        raise TargetError(f"cannot write {target}: there is no folder {folder}")
-    free = shutil.disk_usage(folder).free
-    if free < n_data_bytes:
-        raise TargetError(
-            f"cannot write {target}: {_megabytes(n_data_bytes)} needed, {_megabytes(free)} free"
-        )
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
     try:
-        yield temporary
-        temporary.replace(target)
+        _check_target(target, n_data_bytes, overwrite)
+        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
+        try:
+            yield temporary
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
     except OSError as error:
         raise TargetError(f"cannot write {target}: {error.strerror or error}") from None
     except (struct.error, OverflowError, UnicodeEncodeError) as error:
         raise CheckpointError(f"a value of the metadata does not fit GGUF: {error}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+
+
+def _check_target(target: Path, n_data_bytes: int, overwrite: bool) -> None:
+    """Raises TargetError for what is clear before the first byte."""
+    if target.is_dir():
+        raise TargetError(f"cannot write {target}: it is a folder")
+    if target.exists() and not overwrite:
+        raise TargetError(f"{target} exists: choose another name or overwrite it (--force)")
+    if not target.parent.is_dir():
+        raise TargetError(f"cannot write {target}: there is no folder {target.parent}")
+    free = shutil.disk_usage(target.parent).free
+    if free < n_data_bytes:
+        raise TargetError(
+            f"cannot write {target}: {_megabytes(n_data_bytes)} needed, {_megabytes(free)} free"
+        )
 
 
 def _megabytes(n: int) -> str:

@@ -63,9 +63,10 @@ def convert_checkpoint(
     config = Config.load(source)
     architecture = architecture_for(config)
     tensors = open_tensors(source)
+    # The tensors come first: once they match, no size in config.json is larger than a real file.
+    matched = match_tensors(architecture, architecture.tensors(), tensors.values())
     vocabulary = read_vocabulary(source, config, pre)
     architecture.adapt_vocabulary(vocabulary)
-    matched = match_tensors(architecture, architecture.tensors(), tensors.values())
     if outtype == "auto":
         outtype = guess_outtype(tensor for _, tensor in matched)
     outputs = [

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from gguf import TokenType
 
+from .config import read_bytes
 from .errors import TokenizerError
 
-_MAX_BYTES = 256 * 1024 * 1024
 _BPE = 2
 
 
@@ -39,12 +39,11 @@ class SentencePieceModel:
 
 def read_sentencepiece_model(path: Path) -> SentencePieceModel:
     """Read tokenizer.model. Raises TokenizerError when it is something else."""
+    message = read_bytes(path)
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise ValueError("too large")
         pieces: list[Piece] = []
         model_type = 1
-        for number, value in _fields(path.read_bytes()):
+        for number, value in _fields(message):
             if number == 1 and isinstance(value, bytes):
                 pieces.append(_piece(value))
             elif number == 2 and isinstance(value, bytes):
@@ -52,8 +51,6 @@ def read_sentencepiece_model(path: Path) -> SentencePieceModel:
                 model_type = found if isinstance(found, int) else model_type
         if not pieces:
             raise ValueError("no pieces")
-    except OSError as error:
-        raise TokenizerError(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, IndexError, struct.error):  # also UnicodeDecodeError
         raise TokenizerError(f"{path} is damaged or no SentencePiece model") from None
     return SentencePieceModel(pieces, model_type == _BPE)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from gguf import GGUFWriter
 
-from .config import Config, read_json
+from .config import Config, read_json, read_text
 from .errors import ConversionError
 
 if TYPE_CHECKING:
@@ -59,16 +59,19 @@ def read_special_tokens(
     Ends that only generation_config.json lists, and whose text llama.cpp would not recognise,
     become GGUF's end-of-turn and end-of-message tokens.
     """
+    texts = {kind: _text(files.config.get(f"{kind}_token")) for kind in _KINDS}
     special = SpecialTokens(chat_template=_chat_template(files))
-    special.adds = _added_by_post_processor(files)
+    special.adds = _added_by_post_processor(files, texts)
     by_text = {token.text: token.id for token in added.values()}
     for kind in _KINDS:
         flag = files.config.get(f"add_{kind}_token")
         if isinstance(flag, bool):
             special.adds.setdefault(kind, flag)
-        token_id = by_text.get(_text(files.config.get(f"{kind}_token")))
+        token_id = by_text.get(texts[kind])
         if token_id is None:
             token_id = config.get(f"{kind}_token_id")
+        if isinstance(token_id, list):  # several ends: the others are taken care of below
+            token_id = next(iter(token_id), None)
         if isinstance(token_id, int) and 0 <= token_id < len(tokens):
             special.ids[kind] = token_id
     _add_other_ends(special, files, config, tokens)
@@ -82,8 +85,11 @@ def _text(entry: Any) -> str:
     return entry if isinstance(entry, str) else ""
 
 
-def _added_by_post_processor(files: TokenizerFiles) -> dict[str, bool]:
-    """Whether encoding adds `bos` and `eos`, from tokenizer.json's post-processor."""
+def _added_by_post_processor(files: TokenizerFiles, texts: dict[str, str]) -> dict[str, bool]:
+    """Whether encoding adds `bos` and `eos`, from tokenizer.json's post-processor.
+
+    A token that it adds and tokenizer_config.json does not name is named in `texts`.
+    """
     post_processor = files.tokenizer.get("post_processor")
     if not isinstance(post_processor, dict):
         return {}
@@ -94,19 +100,20 @@ def _added_by_post_processor(files: TokenizerFiles) -> dict[str, bool]:
             adds.setdefault("bos", False)
             adds.setdefault("eos", False)
         elif kind == "TemplateProcessing":
-            adds.update(_added_by_template(step.get("single"), files.config))
+            adds.update(_added_by_template(step.get("single"), texts))
     return adds
 
 
-def _added_by_template(single: Any, tokenizer_config: Mapping[str, Any]) -> dict[str, bool]:
+def _added_by_template(single: Any, texts: dict[str, str]) -> dict[str, bool]:
     """What a TemplateProcessing puts around one sequence."""
     if not isinstance(single, list) or len(single) < 2:
         return {}
     adds: dict[str, bool] = {}
     for kind, piece in (("bos", single[0]), ("eos", single[-1])):
         token = piece.get("SpecialToken") if isinstance(piece, dict) else None
-        if isinstance(token, dict):
-            adds[kind] = token.get("id") == _text(tokenizer_config.get(f"{kind}_token"))
+        if isinstance(token, dict) and isinstance(token.get("id"), str):
+            texts[kind] = texts[kind] or token["id"]
+            adds[kind] = token["id"] == texts[kind]
     return adds
 
 
@@ -137,10 +144,7 @@ def _chat_template(files: TokenizerFiles) -> str | list[dict[str, str]] | None:
     template: Any = files.config.get("chat_template")
     jinja, as_json = files.folder / "chat_template.jinja", files.folder / "chat_template.json"
     if template is None and jinja.is_file():
-        try:
-            template = jinja.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError):
-            raise files.malformed(jinja.name, "it is not UTF-8 text") from None
+        template = read_text(jinja)
     elif template is None and as_json.is_file():
         template = read_json(as_json).get("chat_template")
     if isinstance(template, list):

@@ -37,11 +37,13 @@ class Vocabulary:
     notes: list[str] = field(default_factory=list)
 
     def check(self) -> None:
-        """Raises TokenizerError when a text appears twice: llama.cpp would abort on it."""
+        """Raises TokenizerError for texts that would make llama.cpp abort: equal ones, or cut."""
         seen: dict[str, int] = {}
         for token_id, text in enumerate(self.tokens):
             if seen.setdefault(text, token_id) != token_id:
                 raise TokenizerError(f"tokens {seen[text]} and {token_id} are both {text[:40]!r}")
+            if "\0" in text:
+                raise TokenizerError(f"token {token_id} has a null character in it")
 
     def write(self, writer: GGUFWriter) -> None:
         """Add every `tokenizer.*` key to the writer."""
@@ -89,21 +91,17 @@ class TokenizerFiles:
         path = self.folder / name
         return read_json(path) if path.is_file() else {}
 
-    def require_tokenizer_json(self) -> None:
-        """Raises TokenizerError when there is no tokenizer.json."""
+    def model(self) -> dict[str, Any]:
+        """The `model` of tokenizer.json, a BPE one. Raises TokenizerError."""
         if not self.tokenizer:
             raise TokenizerError(
                 f"no tokenizer in {self.folder}: expected tokenizer.json or tokenizer.model"
             )
-
-    def model(self) -> dict[str, Any]:
-        """The `model` of tokenizer.json, a BPE one. Raises TokenizerError."""
-        self.require_tokenizer_json()
         model = self.tokenizer.get("model")
         if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict):
             raise self.malformed("tokenizer.json", "no vocabulary in it")
         if model.get("type", "BPE") != "BPE":
-            raise self.malformed("tokenizer.json", f"{model.get('type')} is not BPE")
+            raise self.malformed("tokenizer.json", f"{model.get('type')!r:.40} is not BPE")
         return model
 
     def added_tokens(self) -> dict[int, AddedToken]:
@@ -173,6 +171,10 @@ def read_vocabulary(folder: Path, config: Config, pre: str | None = None) -> Voc
     files = TokenizerFiles(folder)
     if sentencepiece.is_sentencepiece(files):
         vocabulary = sentencepiece.read(files, config)
+        if pre is not None:
+            vocabulary.notes.append(
+                f"--pre {pre} is without effect: the tokenizer is SentencePiece"
+            )
     else:
         vocabulary = bpe.read(files, config, pre)
     vocabulary.check()

@@ -21,17 +21,8 @@ from sacrebleu.metrics.chrf import CHRF
 from trimix_edge import FusionWeights, Role, SamplingParams, TriMix
 
 HERE = Path(__file__).parent
-PAIRS = (
-    (0.3, 0.8),
-    (0.5, 0.5),
-    (0.5, 0.8),
-    (0.7, 0.5),
-    (0.7, 0.7),
-    (0.9, 0.4),
-    (1.0, 0.0),
-    (0.0, 1.0),
-)
-PENALTIES = (1.0, 1.1, 1.2)
+PAIRS = ((1.0, 0.0), (0.9, 0.1), (0.8, 0.2), (0.7, 0.3), (0.9, 0.4), (0.5, 0.5), (0.0, 1.0))
+PENALTIES = (1.0, 1.1)
 
 
 def main() -> None:

@@ -18,42 +18,53 @@ Rows = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int32]
 
 _BLOCK = 4096
+_INF = 0x7F800000
+"""Infinity in :func:`_order`; -inf is ``-_INF - 1``, and whatever lies beyond the two is NaN."""
+_NAN = 0x7FFFFFFF
 
 
 @njit
 def _order(bits: np.int32) -> np.int32:
-    """The bits of a float32 as the integer of the same order: -0.0 below 0.0, NaN above all."""
+    """The bits of a float32 as the integer of the same order; -0.0 is -1, just below 0.0."""
     return np.int32(bits ^ np.int32(np.int32(bits >> 31) & np.int32(0x7FFFFFFF)))
 
 
 @njit
 def _block_max(bits: Ids) -> np.int32:
-    """The largest element of a block, in :func:`_order`.
+    """The largest element of a block in :func:`_order`, 0 for -0.0; ``_NAN`` if there is a NaN.
 
     Without "nnan" LLVM does not vectorise a maximum of floats. Of integers it does: a dozen times
     faster, as long as every operand stays an int32.
     """
     top = np.int32(-(2**31))
+    bottom = np.int32(2**31 - 1)
     for i in range(bits.size):
         key = _order(bits[i])
         if key > top:
             top = key
-    return top
+        if key < bottom:
+            bottom = key
+    if bottom < -_INF - 1:  # a NaN with its sign bit set, as inf - inf is on x86
+        return np.int32(_NAN)
+    return np.int32(0) if top == -1 else top
 
 
 @njit
 def _row_argmax(row: Rows) -> int:
-    """Index of the largest element, the lowest on a tie; -1 where that is -inf or NaN."""
+    """Index of the largest element, the lowest on a tie; -1 where that is -inf, or any is NaN."""
     bits = row.view(np.int32)
-    top = np.int32(-(2**31))
+    top = np.int32(-_INF - 1)
     start = 0
     for block in range(0, row.size, _BLOCK):
         key = _block_max(bits[block : block + _BLOCK])
         if key > top:
             top, start = key, block
+    if top == -_INF - 1 or top > _INF:
+        return -1
     for i in range(start, min(start + _BLOCK, row.size)):
-        if _order(bits[i]) == top:
-            return i if row[i] > -np.inf else -1
+        key = _order(bits[i])
+        if key == top or (key == -1 and top == 0):
+            return i
     return -1
 
 
@@ -117,14 +128,14 @@ def mask_implausible(judge: Rows, alpha: float, out: Rows, best: Ids) -> None:
         top = _row_argmax(judged[: row.size])
         threshold = log_alpha + judged[top] if top >= 0 else np.float32(np.inf)
         for i in range(row.size):
-            if judged[i] < threshold:
+            if not judged[i] >= threshold:  # a NaN is not
                 row[i] = -np.inf
         best[r] = _row_argmax(row)
 
 
 @njit
 def argmax(rows: Rows, best: Ids) -> None:
-    """The argmax of each row, ties to the lowest id, -1 where nothing is above -inf.
+    """The argmax of each row, ties to the lowest id, -1 where nothing is above -inf or any is NaN.
 
     Args:
         rows: float32 ``[n_rows, n_vocab]``.

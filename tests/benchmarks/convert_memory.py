@@ -26,7 +26,8 @@ from rich.table import Table
 
 N_VOCAB, N_EMBD, N_FF, N_KV = 151_936, 1536, 8960, 256
 LIMIT = 300_000_000
-TRIO = Path(__file__).parents[1] / "convert" / "checkpoints" / "trio"
+# SentencePiece, because llama.cpp's converter refuses a byte-level BPE that it has never met.
+TOKENIZER = Path(__file__).parents[1] / "convert" / "checkpoints" / "llama2" / "tokenizer.model"
 
 # Run in a process of its own, whose peak is nobody else's.
 CHILD = """
@@ -99,8 +100,7 @@ def write_checkpoint(folder: Path, n_layers: int, n_vocab: int) -> int:
         "max_position_embeddings": 32_768,
     }
     (folder / "config.json").write_text(json.dumps(config))
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(TRIO / name, folder)
+    shutil.copy(TOKENIZER, folder)
     return max(sizes.values())
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from gguf import GGUFReader
+from trimix_convert import ConversionError, convert_checkpoint
 
 HERE = Path(__file__).parent
 
@@ -52,7 +53,7 @@ class Witness:
         api, n = self._api, len(token_ids)
         params = api.llama_context_default_params()
         params.n_ctx = params.n_batch = params.n_ubatch = n
-        params.n_threads = params.n_threads_batch = 2
+        params.n_threads = params.n_threads_batch = 1
         params.type_k = params.type_v = api.GGML_TYPE_F32
         params.flash_attn_type = api.LLAMA_FLASH_ATTN_TYPE_DISABLED
         params.swa_full = True
@@ -118,6 +119,27 @@ def checkpoint(tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return copy
+
+
+@pytest.fixture
+def refuse() -> Callable[..., None]:
+    """Asserts that a conversion ends in one line with the given words and leaves nothing."""
+
+    def refused(
+        source: Path, target: Path, kind: type[Exception], *words: str, **options: Any
+    ) -> None:
+        before = sorted(target.parent.iterdir())
+        with pytest.raises(kind) as caught:
+            convert_checkpoint(source, target, **options)
+        assert isinstance(caught.value, ConversionError)
+        message = str(caught.value)
+        assert "\n" not in message
+        assert len(message) < 400
+        for word in words:
+            assert word in message
+        assert sorted(target.parent.iterdir()) == before
+
+    return refused
 
 
 @pytest.fixture

@@ -7,13 +7,15 @@ Exit codes: 0; 1 for an error of a file, a model or a prompt, told in one line; 
 from __future__ import annotations
 
 import os
+import re
 import sys
 from typing import Annotated
 
 import typer
 
 from trimix_edge import __version__
-from trimix_edge.cli import chat, generate, info
+from trimix_edge.cli import chat, convert, generate, info, inspect, presets, pull, quantize
+from trimix_edge.cli.console import use_utf8
 from trimix_edge.errors import TriMixError, UsageError
 
 app = typer.Typer(
@@ -26,6 +28,11 @@ app = typer.Typer(
 app.command("generate")(generate.command)
 app.command("chat")(chat.command)
 app.command("info")(info.command)
+app.command("presets")(presets.command)
+app.command("pull")(pull.command)
+app.command("convert")(convert.command)
+app.command("quantize")(quantize.command)
+app.command("inspect")(inspect.command)
 
 
 def _show_version(wanted: bool) -> None:
@@ -51,8 +58,15 @@ def _root(
 
 
 def _fail(message: object, code: int) -> int:
-    print(f"trimix-edge: {' '.join(str(message).split())}", file=sys.stderr)
+    # A message may quote a stranger's file: no control character of it reaches the terminal.
+    print("trimix-edge:", re.sub(r"[\s\x00-\x1f\x7f-\x9f]+", " ", str(message)), file=sys.stderr)
     return code
+
+
+def _reader_has_gone() -> int:
+    """Success, as for any filter; Python would complain once more while closing stdout."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
 
 
 def run(arguments: list[str] | None = None) -> int:
@@ -67,13 +81,16 @@ def run(arguments: list[str] | None = None) -> int:
     except TriMixError as error:
         return _fail(error, 1)
     except _WrongUsage as error:
-        return _fail(f"{str(error).rstrip('.')} (see trimix-edge --help)", 2)
+        told = getattr(error, "format_message", error.__str__)()
+        return _fail(f"{told.rstrip('.')} (see trimix-edge --help)", 2)
     except (KeyboardInterrupt, typer.Abort):
         return 130
     except BrokenPipeError:
-        # Whoever read the output has gone. Python would complain once more while closing stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return _reader_has_gone()
+    except SystemExit as leaving:  # Typer's answer to a closed pipe
+        if isinstance(leaving.__context__, BrokenPipeError):
+            return _reader_has_gone()
+        raise
     except MemoryError:
         return _fail("not enough memory", 1)
     return int(code or 0)
@@ -81,4 +98,5 @@ def run(arguments: list[str] | None = None) -> int:
 
 def main() -> None:
     """The console script."""
+    use_utf8()
     sys.exit(run())

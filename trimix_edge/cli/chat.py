@@ -9,7 +9,7 @@ import typer
 
 from trimix_edge.cli import options as opt
 from trimix_edge.cli.console import Bar, stderr, write
-from trimix_edge.errors import ContextOverflowError
+from trimix_edge.errors import ContextOverflowError, PromptError
 
 _HELP = "/reset forgets the conversation, Ctrl-C interrupts an answer, Ctrl-D leaves."
 
@@ -111,3 +111,5 @@ def _read_line(interactive: bool) -> str | None:
             if interactive:
                 write("\n")
             return None
+        except UnicodeDecodeError:
+            raise PromptError("standard input is not UTF-8") from None

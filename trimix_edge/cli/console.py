@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from time import monotonic
 from types import TracebackType
 from typing import Any
@@ -28,16 +27,14 @@ class Bar:
         self._progress: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
 
+    def columns(self) -> list[Any]:
+        return [TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()]
+
     def update(self, label: str, done: float, total: float) -> None:
         if not stderr.is_terminal or monotonic() - self._since < PATIENCE:
             return
         if self._progress is None:
-            columns: list[Any] = [
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TimeRemainingColumn(),
-            ]
-            self._progress = Progress(*columns, console=stderr, transient=True)
+            self._progress = Progress(*self.columns(), console=stderr, transient=True)
             self._progress.start()
         if label not in self._tasks:
             self._tasks[label] = self._progress.add_task(label)
@@ -77,10 +74,12 @@ def write(text: str) -> None:
         sys.stdout.flush()
 
 
-@contextmanager
-def utf8_output() -> Iterator[None]:
-    """Write UTF-8 whatever the locale says: these scripts exist in no other encoding."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(encoding="utf-8")
-    yield
+def use_utf8() -> None:
+    """Read and write UTF-8 whatever the locale says: these scripts exist in no other encoding."""
+    for stream, errors in (
+        (sys.stdin, "strict"),
+        (sys.stdout, "backslashreplace"),
+        (sys.stderr, "backslashreplace"),
+    ):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors=errors)

@@ -129,14 +129,13 @@ def _trio_and_prompt(arguments: list[str], file: Path | None) -> tuple[str | Non
     expected = 1 if file else 2
     if len(arguments) > expected:
         raise UsageError("too many arguments: quote the prompt, as in generate 'Save the file.'")
+    trio = arguments[0] if len(arguments) == expected else None
     if file is not None:
-        return (arguments[0] if arguments else None), opt.read_text(file, "prompt file")
-    if not arguments:
+        prompt = opt.read_text(file, "prompt file", PromptError)
+    elif not arguments:
         raise UsageError("no prompt: give one, or - to read it from standard input")
-    prompt = arguments[-1]
-    trio = arguments[0] if len(arguments) == 2 else None
-    if prompt == "-":
-        prompt = _read_stdin()
+    else:
+        prompt = _read_stdin() if arguments[-1] == "-" else arguments[-1]
     if not prompt:
         raise PromptError("the prompt is empty: there is nothing to continue")
     return trio, prompt

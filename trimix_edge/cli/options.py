@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from trimix_edge.config import ContextParams, FusionWeights, Plausibility, Role, SamplingParams
-from trimix_edge.errors import UsageError
+from trimix_edge.errors import GrammarError, TriMixError, UsageError
 from trimix_edge.manifest import TrioManifest
 
 _MODELS, _FUSION, _SAMPLING, _MACHINE = "Models", "Fusion", "Sampling", "Machine"
@@ -166,7 +166,7 @@ def sampling(
     names = {f.name for f in fields(SamplingParams)}
     given = {name: v for name, v in options.items() if name in names and v is not None}
     if grammar is not None:
-        given["grammar"] = read_text(grammar, "grammar")
+        given["grammar"] = read_text(grammar, "grammar", GrammarError)
     if greedy:
         if given.keys() - {"seed"}:
             name = min(given.keys() - {"seed"}).replace("_", "-")
@@ -175,10 +175,11 @@ def sampling(
     return replace(manifest.sampling, **given)
 
 
-def read_text(path: Path, what: str) -> str:
+def read_text(path: Path, what: str, kind: type[TriMixError]) -> str:
+    """The text in a file; an error of this kind where there is none."""
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise UsageError(f"{what} {path} is not UTF-8: byte {error.start} is invalid") from None
+        raise kind(f"{what} {path} is not UTF-8: byte {error.start} is invalid") from None
     except OSError as error:
-        raise UsageError(f"{what} {path}: {error.strerror or error}") from None
+        raise kind(f"{what} {path}: {error.strerror or error}") from None

@@ -6,6 +6,7 @@ import ctypes
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -57,14 +58,38 @@ def _on_log(level: int, text: bytes, user_data: ctypes.c_void_p) -> None:
     _sink.write(level, text.decode("utf-8", errors="replace"))
 
 
+def ggml_library(name: str) -> ctypes.CDLL:
+    """The library ``ggml`` or ``ggml-base``, for calls that the binding does not wrap.
+
+    Symbols are found through the library of llama.cpp that depends on it. Its file must not be
+    loaded by name: wheels hold several copies of it, and another copy has a state of its own.
+    """
+    if sys.platform == "win32":
+        return ctypes.CDLL(str(Path(llama_cpp.__file__).parent / "lib" / f"{name}.dll"))
+    library: ctypes.CDLL = llama_cpp.llama_cpp._lib
+    return library
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_char_p)  # type: ignore[untyped-decorator]
+def _on_abort(message: bytes) -> None:
+    """End the process in one line, where ggml would let a debugger print its stack.
+
+    ggml ends it in any case: there is no way back from here into Python, and none to raise.
+    """
+    _, _, what = message.decode(errors="replace").rpartition("llama.cpp/")
+    os.write(2, f"trimix-edge: llama.cpp gave up at {what.strip()}\n".encode())
+    os._exit(1)
+
+
 @cache
 def init_backend() -> None:
-    """Initialise llama.cpp once in a process and take over its log.
+    """Initialise llama.cpp once in a process, and take over its log and its last words.
 
-    ``_on_log`` is a module global because llama.cpp keeps the bare pointer: were the callback
-    collected, the next log line would crash the interpreter.
+    The callbacks are module globals because llama.cpp keeps bare pointers: were one collected, the
+    next log line would crash the interpreter.
     """
     llama_cpp.llama_log_set(_on_log, None)
+    ggml_library("ggml-base").ggml_set_abort_callback(_on_abort)
     llama_cpp.llama_backend_init()
 
 
@@ -96,16 +121,18 @@ def deferred_interrupt() -> Iterator[Callable[[], bool]]:
     Inside a callback from llama.cpp an exception would be lost: the callback asks instead, makes
     llama.cpp stop, and the interrupt is raised where Python's own frames are.
     """
-    if threading.current_thread() is not threading.main_thread():
+    previous = signal.getsignal(signal.SIGINT)
+    # Python hears signals in the main thread only; a shell's background jobs ignore this one.
+    if threading.current_thread() is not threading.main_thread() or not callable(previous):
         yield lambda: False
         return
     caught: list[tuple[int, FrameType | None]] = []
-    previous = signal.signal(signal.SIGINT, lambda number, frame: caught.append((number, frame)))
+    signal.signal(signal.SIGINT, lambda number, frame: caught.append((number, frame)))
     try:
         yield lambda: bool(caught)
     finally:
         signal.signal(signal.SIGINT, previous)
-        if caught and callable(previous):
+        if caught:
             previous(*caught[0])
 
 
@@ -153,11 +180,7 @@ def _system_features() -> dict[str, str]:
 
 def _devices() -> Iterator[tuple[str, str]]:
     """ggml's device registry, which the binding does not wrap."""
-    folder = Path(llama_cpp.__file__).parent / "lib"
-    library = next(iter(sorted(folder.glob("*ggml.*"))), None)
-    if library is None:
-        return
-    ggml = ctypes.CDLL(str(library))
+    ggml = ggml_library("ggml")
     ggml.ggml_backend_dev_count.restype = ctypes.c_size_t
     ggml.ggml_backend_dev_get.restype = ctypes.c_void_p
     ggml.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]

@@ -45,13 +45,16 @@ class LlamaContext:
     Args:
         model: a loaded model; must outlive the context.
         name: what errors call this model: its role.
-        params: ``n_ctx`` must be given.
+        params: ``n_ctx`` and ``n_batch`` must be given.
+        adapter: one that the model has loaded, for this context alone.
 
     Raises:
         ContextError: the context does not fit into memory, or llama.cpp refuses it.
     """
 
-    def __init__(self, model: LlamaModel, name: str, params: ContextParams) -> None:
+    def __init__(
+        self, model: LlamaModel, name: str, params: ContextParams, adapter: Any = None
+    ) -> None:
         self._pointer: Any = None
         self._model = model
         self._name = name
@@ -63,6 +66,8 @@ class LlamaContext:
         self.n_batch = min(params.n_batch, params.n_ctx)
         self._check_memory(params)
         self._create(params)
+        if adapter is not None:
+            self._apply(adapter)
         self._memory = llama_cpp.llama_get_memory(self._pointer)
         self._never_abort = llama_cpp.ggml_abort_callback()
         self._allocate_batch()
@@ -86,6 +91,8 @@ class LlamaContext:
         c.n_outputs_max = MAX_ROWS
         c.n_threads = c.n_threads_batch = threads
         c.type_k = c.type_v = getattr(llama_cpp, f"GGML_TYPE_{params.kv_type.upper()}")
+        if params.kv_type == "f32":  # llama.cpp's flash attention would round it to f16
+            c.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
         c.swa_full = True  # a window of keys could not be cut back to an earlier token
         c.no_perf = True
         with collected_errors() as errors:
@@ -95,6 +102,12 @@ class LlamaContext:
                 f"{self._name}: llama.cpp could not make a context of {params.n_ctx} tokens "
                 f"with --kv-type {params.kv_type}: {reason(errors) or 'it gives no reason'}"
             )
+
+    def _apply(self, adapter: Any) -> None:
+        """Let a LoRA adapter change what this context computes (``llama_set_adapters_lora``)."""
+        adapters = (llama_cpp.llama_adapter_lora_p_ctypes * 1)(adapter)
+        scales = (ctypes.c_float * 1)(1.0)
+        llama_cpp.llama_set_adapters_lora(self._pointer, adapters, 1, scales)
 
     def _allocate_batch(self) -> None:
         """One batch for all decodes; everything but ids, positions and flags is constant."""

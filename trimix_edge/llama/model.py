@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import stat
 from collections.abc import Callable
 from functools import cached_property
@@ -18,6 +19,7 @@ from trimix_edge.llama.backend import (
     init_backend,
     reason,
 )
+from trimix_edge.llama.header import check_header
 from trimix_edge.llama.vocab import Vocab
 
 _GGUF_MAGIC = b"GGUF"
@@ -41,6 +43,8 @@ def _check_file(path: Path) -> None:
         raise ModelLoadError(f"{path}: no permission to read it") from None
     except OSError as error:
         raise ModelLoadError(f"{path}: {error.strerror or error}") from None
+    except ValueError:
+        raise ModelLoadError(f"{str(path)!r} can't be the name of a file") from None
     if magic != _GGUF_MAGIC:
         raise ModelLoadError(
             f"{path} is not a GGUF file: it begins with {magic!r} instead of {_GGUF_MAGIC!r}"
@@ -71,6 +75,7 @@ class LlamaModel:
     ) -> None:
         _check_file(path)
         init_backend()
+        check_header(path)
         self.path = path
         self._pointer: Any = None
         self._load(gpu_layers, vocab_only, on_progress)
@@ -93,7 +98,7 @@ class LlamaModel:
         params.vocab_only = vocab_only
         with collected_errors() as errors, deferred_interrupt() as interrupted:
             params.progress_callback = llama_cpp.llama_progress_callback(on_part)
-            self._pointer = llama_cpp.llama_model_load_from_file(str(self.path).encode(), params)
+            self._pointer = llama_cpp.llama_model_load_from_file(os.fsencode(self.path), params)
             if interrupted():
                 self.close()
         if not self._pointer:
@@ -183,6 +188,25 @@ class LlamaModel:
             if size < capacity:
                 return buffer.raw[:size].decode("utf-8", errors="replace")
             capacity = size + 1
+
+    def load_adapter(self, path: Path) -> Any:
+        """Load a LoRA adapter for contexts of this model (``llama_adapter_lora_init``).
+
+        Contexts made before it can't use it. It lives as long as the model.
+
+        Raises:
+            ModelLoadError: the file is no adapter, damaged, or belongs to another model.
+        """
+        from trimix_edge.gguf_file import read_gguf
+
+        if read_gguf(path).get("general.type", str) != "adapter":
+            raise ModelLoadError(f"{path} is no LoRA adapter: convert one with trimix-edge convert")
+        with collected_errors() as errors:
+            adapter = llama_cpp.llama_adapter_lora_init(self._pointer, os.fsencode(path))
+        if not adapter:
+            why = reason(errors) or "llama.cpp gives no reason"
+            raise ModelLoadError(f"{path} is no adapter for {self.path}: {why}")
+        return adapter
 
     def close(self) -> None:
         """Free the model; safe to call again."""

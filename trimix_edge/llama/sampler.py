@@ -47,7 +47,7 @@ class Sampler:
         self._vocab = vocab
         self._n_vocab = n_vocab
         self.params = params
-        self.seed = params.seed if params.seed is not None else secrets.randbits(32)
+        self.seed = params.seed if params.seed is not None else secrets.randbelow(2**32 - 1)
         self._grammar: Any = None
         self._chain: Any = None
         if params.is_bare_argmax:
@@ -65,20 +65,18 @@ class Sampler:
         def add(sampler: Any) -> None:
             llama_cpp.llama_sampler_chain_add(chain, sampler)
 
-        # llama_sampler_init_penalties reads the last n_ctx tokens for -1 only in llama.cpp's own
-        # programs, which replace it: here the largest context does.
-        last_n = p.repeat_last_n if p.repeat_last_n >= 0 else 1 << 16
         add(
             llama_cpp.llama_sampler_init_penalties(
-                self._n_vocab, last_n, p.repeat_penalty, p.frequency_penalty, p.presence_penalty
+                self._n_vocab, _window(p.repeat_last_n), p.repeat_penalty, p.frequency_penalty,
+                p.presence_penalty,
             )
-        )
+        )  # fmt: skip
         if p.dry_multiplier > 0:
             breakers = (ctypes.c_char_p * len(_DRY_BREAKERS))(*_DRY_BREAKERS)
             add(
                 llama_cpp.llama_sampler_init_dry(
                     self._vocab.pointer, p.dry_multiplier, p.dry_base, p.dry_allowed_length,
-                    p.dry_penalty_last_n, breakers, len(breakers),
+                    _window(p.dry_penalty_last_n), breakers, len(breakers),
                 )
             )  # fmt: skip
         if p.temperature == 0.0:
@@ -166,12 +164,22 @@ class Sampler:
         self.close()
 
 
+def _window(last_n: int) -> int:
+    """Tokens that a penalty looks back over: for -1 all of them, up to the largest context.
+
+    llama.cpp's own programs put the length of the context there; its library reads -1 as 0.
+    """
+    return last_n if last_n >= 0 else 1 << 16
+
+
 def _grammar_sampler(vocab: Vocab, grammar: str) -> Any:
     """A GBNF grammar with the start symbol ``root``.
 
     llama.cpp writes what it finds wrong in a grammar to file descriptor 2 and not to its log, so
     the descriptor is turned aside meanwhile.
     """
+    if not grammar.strip():
+        raise GrammarError("grammar: it is empty")
     if "\0" in grammar:
         raise GrammarError("grammar: it contains a NUL byte")
     sys.stderr.flush()

@@ -95,6 +95,8 @@ def read_rope(config: Config, default_theta: float, context: int) -> Rope:
         sliding = by_layer.get("sliding_attention")
         local = sliding.get("rope_theta", local) if isinstance(sliding, dict) else local
     theta = config.number_in(scaling, "rope_theta", config.number("rope_theta", default_theta))
+    if theta <= 0:
+        raise CheckpointError(f"config.json: a rope_theta of {theta} cannot be")
     kind = str(scaling.get("rope_type") or scaling.get("type") or "default")
     if kind not in ("default", "linear", "yarn", "llama3", "dynamic"):
         raise CheckpointError(f"config.json: llama.cpp has no rope scaling {kind[:40]!r}")

@@ -1,0 +1,70 @@
+"""What stands in the way of the target: it appears complete or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+from trimix_convert import TargetError, convert_checkpoint, output
+
+
+def test_target_is_a_folder(checkpoint: Any, tmp_path: Path, refuse: Any) -> None:
+    (tmp_path / "m.gguf").mkdir()
+    refuse(checkpoint("trio"), tmp_path / "m.gguf", TargetError, "folder")
+
+
+def test_target_in_no_folder(checkpoint: Any, tmp_path: Path) -> None:
+    folder = checkpoint("trio")
+    with pytest.raises(TargetError, match="no folder"):
+        convert_checkpoint(folder, tmp_path / "none" / "m.gguf")
+
+
+def test_target_exists(checkpoint: Any, tmp_path: Path, refuse: Any) -> None:
+    target = tmp_path / "m.gguf"
+    target.write_bytes(b"precious")
+    refuse(checkpoint("trio"), target, TargetError, "exists", "--force", overwrite=False)
+    assert target.read_bytes() == b"precious"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_no_permission(checkpoint: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "locked"
+    folder.mkdir(mode=0o500)
+    with pytest.raises(TargetError, match="cannot write"):
+        convert_checkpoint(checkpoint("trio"), folder / "m.gguf")
+
+
+def test_disk_too_small_is_told_before_the_first_byte(
+    checkpoint: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refuse: Any
+) -> None:
+    usage = type("Usage", (), {"free": 1000})
+    monkeypatch.setattr(output.shutil, "disk_usage", lambda folder: usage)
+    refuse(checkpoint("trio"), tmp_path / "m.gguf", TargetError, "needed", "free")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_disk_full_half_way_keeps_the_old_file(
+    checkpoint: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, target = checkpoint("trio"), tmp_path / "m.gguf"
+    target.write_bytes(b"precious")
+    monkeypatch.setattr(output.uuid, "uuid4", lambda: uuid.UUID(int=0))
+    (tmp_path / ".m.gguf.00000000.part").symlink_to("/dev/full")
+    with pytest.raises(TargetError, match=os.strerror(errno.ENOSPC)):
+        convert_checkpoint(folder, target)
+    assert target.read_bytes() == b"precious"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.gguf", "trio"]
+
+
+def test_interrupt_leaves_nothing(checkpoint: Any, tmp_path: Path) -> None:
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    folder = checkpoint("trio")
+    with pytest.raises(KeyboardInterrupt):
+        convert_checkpoint(folder, tmp_path / "m.gguf", progress=interrupt)
+    assert [path.name for path in tmp_path.iterdir()] == ["trio"]

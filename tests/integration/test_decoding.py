@@ -1,0 +1,185 @@
+"""Contexts and trios: models as llama.cpp runs them, rows, truncation, and staying in step."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from pathlib import Path
+
+import llama_cpp
+import numpy as np
+import pytest
+from plain_llama import PlainLlama
+from tiny_models import N_VOCAB, WORDS
+
+from trimix_edge import ContextParams, FusionWeights, Role, TriMix
+from trimix_edge.errors import ContextError, DecodeError
+from trimix_edge.llama import LlamaContext, LlamaModel
+from trimix_edge.llama.context import MAX_ROWS
+from trimix_edge.trio import Trio
+
+PROMPTS = [" save the file", "རྫོང་ཁ", "x", "".join(WORDS), " the" * 150]
+EXACT = ContextParams(n_ctx=256, n_batch=64, kv_type="f32", n_threads=1)
+TOKENS = np.random.RandomState(0).randint(0, N_VOCAB - 3, 40).tolist()
+
+
+@pytest.fixture(params=[role.value for role in Role])
+def role(request: pytest.FixtureRequest) -> Role:
+    return Role(request.param)
+
+
+@pytest.fixture
+def context(tiny: dict[Role, Path]) -> Iterator[LlamaContext]:
+    with LlamaModel(tiny[Role.LARGE_INS]) as model, LlamaContext(model, "large", EXACT) as context:
+        yield context
+
+
+@pytest.fixture
+def trio(tiny: dict[Role, Path]) -> Iterator[Trio]:
+    with Trio(tiny, list(Role), EXACT) as trio:
+        trio.start(list(Role))
+        yield trio
+
+
+def test_a_single_role_generates_what_llama_cpp_generates(
+    tiny: dict[Role, Path], role: Role
+) -> None:
+    with (
+        PlainLlama(tiny[role]) as plain,
+        TriMix.load(
+            models=tiny, weights=FusionWeights.single(role), context=ContextParams(n_threads=1)
+        ) as trimix,
+    ):
+        for prompt in PROMPTS:
+            result = trimix.generate(prompt, max_tokens=32)
+            assert result.token_ids == plain.generate(result.prompt_token_ids, 32)
+
+
+def test_logits_are_llama_cpps_own_memory(context: LlamaContext) -> None:
+    context.decode(TOKENS[:5])
+    rows = context.logits()
+    start = llama_cpp.llama_get_logits(context._pointer)
+    assert rows.ctypes.data == ctypes.addressof(start.contents)
+    assert (rows.dtype, rows.shape, rows.flags.owndata) == (np.float32, (1, N_VOCAB), False)
+
+
+@pytest.mark.parametrize("n_rows", [1, 7, MAX_ROWS])
+def test_rows_of_many_tokens_equal_those_of_one_by_one(context: LlamaContext, n_rows: int) -> None:
+    one_by_one = []
+    for token in TOKENS:
+        context.decode([token])
+        one_by_one.append(context.logits()[0].copy())
+    context.truncate(0)
+    context.decode(TOKENS, n_rows)
+    np.testing.assert_allclose(context.logits(), one_by_one[-n_rows:], atol=2e-4)
+
+
+def test_chunks_of_any_size_give_the_same_logits(context: LlamaContext) -> None:
+    context.decode(TOKENS)
+    whole = context.logits().copy()
+    for size in (1, 3, 39):
+        context.truncate(0)
+        for at in range(0, len(TOKENS), size):
+            last = at + size >= len(TOKENS)
+            context.decode(TOKENS[at : at + size], n_rows=int(last))
+        np.testing.assert_allclose(context.logits(), whole, atol=2e-4)
+
+
+def test_truncated_tokens_are_forgotten(context: LlamaContext) -> None:
+    context.decode(TOKENS[:10])
+    context.decode(TOKENS[20:24])
+    fresh = context.logits().copy()
+    context.truncate(10)
+    context.decode(TOKENS[30:38])
+    context.truncate(10)
+    context.decode(TOKENS[20:24])
+    np.testing.assert_allclose(context.logits(), fresh, atol=1e-5)
+    context.truncate(0)
+    context.decode(TOKENS[20:24])
+    assert np.abs(context.logits() - fresh).max() > 0.1, "a context matters to these models"
+
+
+def test_a_full_context_is_an_error_and_stays_usable(context: LlamaContext) -> None:
+    for _ in range(4):
+        context.decode([1] * 64, n_rows=0)
+    with pytest.raises(DecodeError, match="256 tokens is full"):
+        context.decode([1])
+    context.truncate(255)
+    context.decode([1])
+
+
+def test_a_token_outside_the_vocabulary_is_an_error_and_changes_nothing(
+    context: LlamaContext,
+) -> None:
+    context.decode(TOKENS[:8])
+    before = context.logits().copy()
+    with pytest.raises(DecodeError, match="large"):
+        context.decode([5, N_VOCAB + 1])
+    assert context.n_past == 8
+    context.truncate(7)
+    context.decode(TOKENS[7:8])
+    np.testing.assert_allclose(context.logits(), before, atol=1e-5)
+
+
+@pytest.mark.parametrize(("n", "n_rows"), [(0, 0), (65, 1), (3, 4), (60, MAX_ROWS + 1)])
+def test_impossible_batches_are_refused(context: LlamaContext, n: int, n_rows: int) -> None:
+    with pytest.raises(ValueError, match="rows"):
+        context.decode([1] * n, n_rows)
+
+
+def test_a_context_larger_than_memory_is_refused(tiny: dict[Role, Path]) -> None:
+    with (
+        LlamaModel(tiny[Role.SMALL_CPT]) as model,
+        pytest.raises(ContextError, match=r"small_cpt: .* GB .*--ctx"),
+    ):
+        LlamaContext(model, "small_cpt", ContextParams(n_ctx=2**31 - 1, n_batch=64))
+
+
+def test_the_default_context_is_what_the_models_were_trained_on(tiny: dict[Role, Path]) -> None:
+    with Trio(tiny, [Role.SMALL_BASE], ContextParams(n_threads=1)) as trio:
+        assert trio.n_ctx == 512
+
+
+def test_models_stay_in_step_after_an_interrupt(
+    trio: Trio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trio.decode(TOKENS[:9])
+    last = trio._contexts[Role.SMALL_BASE]
+    monkeypatch.setattr(last, "decode", lambda *args, **options: _interrupt())
+    with pytest.raises(KeyboardInterrupt):
+        trio.decode(TOKENS[9:12])
+    assert [context.n_past for context in trio._contexts.values()] == [9, 9, 9]
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def test_only_active_roles_are_decoded(trio: Trio) -> None:
+    trio.start([Role.SMALL_CPT])
+    assert set(trio.decode(TOKENS[:5])) == {Role.SMALL_CPT}
+    assert trio.decode(TOKENS[:5], n_rows=0) == {}
+    assert trio._contexts[Role.LARGE_INS].n_past == 0
+    trio.start(list(Role))
+    assert set(trio.decode(TOKENS[:5])) == set(Role)
+
+
+def test_one_trio_generates_the_same_again_and_again(trimix: TriMix) -> None:
+    first = [trimix.generate(prompt, max_tokens=20).token_ids for prompt in PROMPTS]
+    again = [trimix.generate(prompt, max_tokens=20).token_ids for prompt in reversed(PROMPTS)]
+    assert first == again[::-1]
+    assert len({tuple(tokens) for tokens in first}) == len(PROMPTS)
+
+
+def test_an_abandoned_generation_leaves_nothing_behind(trimix: TriMix) -> None:
+    expected = trimix.generate(PROMPTS[0], max_tokens=10).token_ids
+    stream = trimix.stream(PROMPTS[3], max_tokens=50)
+    next(stream)
+    stream.close()
+    assert trimix.generate(PROMPTS[0], max_tokens=10).token_ids == expected
+
+
+def test_closing_twice_is_harmless(tiny: dict[Role, Path]) -> None:
+    trimix = TriMix.load(models=tiny)
+    trimix.close()
+    trimix.close()

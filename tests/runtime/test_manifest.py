@@ -1,0 +1,175 @@
+"""trio.toml: what it may say, and what is told when it says something else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from trimix_edge.config import ContextParams, FusionWeights, Plausibility, Role, SamplingParams
+from trimix_edge.errors import TrioConfigError
+from trimix_edge.manifest import PAPER_WEIGHTS, TrioManifest, embedded_trios
+
+FULL = """
+name = "dz"
+description = "English to Dzongkha"
+
+[models]
+large_ins = "large.gguf"
+small_cpt = "sub/cpt.gguf"
+
+[fusion]
+weights = [0.5, 1]
+plausibility = "small_cpt:0.1"
+
+[sampling]
+temperature = 0
+repeat_penalty = 1.1
+seed = 7
+
+[generation]
+chat = true
+max_tokens = 256
+stop = ["\\n", "།"]
+
+[context]
+n_ctx = 1024
+kv_type = "q8_0"
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "trio.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_every_key_is_read(tmp_path: Path) -> None:
+    manifest = TrioManifest.read(write(tmp_path, FULL))
+    assert manifest == TrioManifest(
+        name="dz",
+        description="English to Dzongkha",
+        models={
+            Role.LARGE_INS: tmp_path / "large.gguf",
+            Role.SMALL_CPT: tmp_path / "sub/cpt.gguf",
+        },
+        weights=FusionWeights(0.5, 1.0),
+        plausibility=Plausibility(Role.SMALL_CPT, 0.1),
+        sampling=SamplingParams(temperature=0.0, repeat_penalty=1.1, seed=7),
+        context=ContextParams(n_ctx=1024, kv_type="q8_0"),
+        chat=True,
+        max_tokens=256,
+        stop=("\n", "།"),
+    )
+
+
+def test_silence_means_the_papers_weights_and_greedy(tmp_path: Path) -> None:
+    manifest = TrioManifest.read(write(tmp_path, ""))
+    assert manifest.name == tmp_path.name
+    assert manifest.weights == PAPER_WEIGHTS == FusionWeights(0.1, 0.9)
+    assert manifest.sampling.is_bare_argmax
+    assert manifest.plausibility is None
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("models = 3", "models must be a table, not 3"),
+        ("name = 3", "name must be a string, not 3"),
+        ("[models]\nlarge_ins = 3", "models.large_ins must be a string"),
+        ("[fusion]\nweights = 0.5", "fusion.weights must be a list of two numbers"),
+        ("[fusion]\nweights = [1]", "two numbers"),
+        ("[fusion]\nweights = [1, 2, 3]", "two numbers"),
+        ('[fusion]\nweights = ["a", 1]', "two numbers"),
+        ("[fusion]\nweights = [true, 1]", "two numbers"),
+        ("[fusion]\nweights = [nan, 1]", "weights"),
+        ('[fusion]\nplausibility = "x:1"', "no role is called 'x'"),
+        ("[fusion]\nplausibility = 1", "fusion.plausibility must be a string"),
+        ('[sampling]\ntemperature = "hot"', "sampling.temperature must be a number"),
+        ("[sampling]\ntemperature = true", "sampling.temperature must be a number"),
+        ("[sampling]\ntemperature = -1", "temperature is -1"),
+        ("[sampling]\ntop_k = 1.5", "sampling.top_k must be a whole number"),
+        ("[sampling]\ngrammar = 1", "sampling.grammar must be a string"),
+        ("[generation]\nchat = 1", "generation.chat must be true or false"),
+        ("[generation]\nmax_tokens = -1", "generation.max_tokens is -1"),
+        ("[generation]\nmax_tokens = 1.0", "generation.max_tokens must be a whole number"),
+        ("[generation]\nstop = 'x'", "generation.stop must be a list of strings"),
+        ("[generation]\nstop = [1]", "generation.stop must be a list of strings"),
+        ("[context]\nn_ctx = -1", "ctx is -1"),
+        ("[context]\nkv_type = 'f8'", "kv-type 'f8'"),
+        ("[", "is not TOML"),
+        ("[generation]\nstop = ['']", "stop"),
+    ],
+)
+def test_wrong_values_are_told_with_file_and_key(tmp_path: Path, text: str, complaint: str) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(TrioConfigError) as caught:
+        TrioManifest.read(path)
+    assert str(path) in str(caught.value)
+    assert complaint in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("nam = 'x'", "unknown key nam; did you mean name?"),
+        ("[model]", "unknown key model; did you mean models?"),
+        ("[models]\nlarge = 'x'", "unknown key models.large; did you mean large_ins?"),
+        ("[fusion]\nweigths = [1, 1]", "unknown key fusion.weigths; did you mean weights?"),
+        (
+            "[sampling]\ntemprature = 1",
+            "unknown key sampling.temprature; did you mean temperature?",
+        ),
+        ("[context]\nn_threads = 1", "unknown key context.n_threads"),
+        ("[generation]\nzzz = 1", "known: chat, max_tokens, stop"),
+    ],
+)
+def test_unknown_keys_are_told_with_the_nearest_known(
+    tmp_path: Path, text: str, complaint: str
+) -> None:
+    with pytest.raises(TrioConfigError) as caught:
+        TrioManifest.read(write(tmp_path, text))
+    assert complaint in str(caught.value)
+
+
+def test_a_manifest_that_is_not_utf8_is_told(tmp_path: Path) -> None:
+    (tmp_path / "trio.toml").write_bytes(b'name = "\xff"')
+    with pytest.raises(TrioConfigError, match="not UTF-8"):
+        TrioManifest.find(tmp_path)
+
+
+def test_a_trio_is_found_by_manifest_or_folder(tmp_path: Path) -> None:
+    path = write(tmp_path, FULL)
+    assert TrioManifest.find(path) == TrioManifest.find(tmp_path) == TrioManifest.find(str(path))
+
+
+def test_files_replace_those_of_a_manifest(tmp_path: Path) -> None:
+    own = {Role.SMALL_BASE: Path("b.gguf"), Role.LARGE_INS: Path("l.gguf")}
+    manifest = TrioManifest.find(write(tmp_path, FULL), own)
+    assert manifest.models == {**own, Role.SMALL_CPT: tmp_path / "sub/cpt.gguf"}
+    assert manifest.name == "dz"
+
+
+def test_files_alone_make_a_trio() -> None:
+    manifest = TrioManifest.find(None, {Role.LARGE_INS: Path("l.gguf")})
+    assert manifest.models == {Role.LARGE_INS: Path("l.gguf")}
+    assert manifest.weights == PAPER_WEIGHTS
+
+
+def test_an_empty_folder_is_told(tmp_path: Path) -> None:
+    with pytest.raises(TrioConfigError, match=r"holds no trio\.toml"):
+        TrioManifest.find(tmp_path)
+
+
+def test_a_gguf_in_the_place_of_a_trio_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"GGUF")
+    with pytest.raises(TrioConfigError, match="--large-ins"):
+        TrioManifest.find(path)
+
+
+def test_an_unknown_name_is_told_with_the_known_ones() -> None:
+    with pytest.raises(TrioConfigError, match="no trio is called 'klingon'") as caught:
+        TrioManifest.find("klingon")
+    assert all(name in str(caught.value) for name in embedded_trios())

@@ -1,0 +1,91 @@
+"""``trimix-edge inspect``: what is in a GGUF file, and what running it takes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from trimix_edge.cli import making
+from trimix_edge.cli import options as opt
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from trimix_edge.gguf_summary import GgufSummary
+
+
+def command(
+    file: Annotated[Path, typer.Argument(metavar="FILE.gguf", show_default=False)],
+    ctx: opt.Ctx = None,
+    kv_type: opt.KvType = None,
+    as_json: making.AsJson = False,
+) -> None:
+    """Tell what is in a GGUF file, from its metadata alone, and what memory it needs."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from trimix_edge.config import ContextParams
+    from trimix_edge.gguf_file import read_gguf
+    from trimix_edge.gguf_summary import summarise
+
+    wanted = ContextParams(n_ctx=ctx or 0, kv_type=kv_type or "f16")
+    summary = summarise(read_gguf(file), wanted.n_ctx or None, wanted.kv_type)
+    if as_json:
+        memory = summary.memory and {**asdict(summary.memory), "total": summary.memory.total}
+        facts = {**asdict(summary), "path": str(summary.path), "memory": memory}
+        print(json.dumps(facts, ensure_ascii=False))
+        return
+    console = Console(highlight=False, markup=False)
+    facts_table = Table(show_header=False, box=None)
+    for name, value in _facts(summary):
+        facts_table.add_row(name, _plain(value))
+    groups = Table("tensors", "types", "parameters", "size", box=None, header_style="dim")
+    for column in (2, 3):
+        groups.columns[column].justify = "right"
+    for group in summary.groups:
+        kinds = ", ".join(f"{n} {kind}" for kind, n in group.types.items())
+        parameters = f"{group.n_parameters / 1e6:,.2f} M"
+        groups.add_row(_plain(group.name), kinds, parameters, f"{group.n_bytes / 1e6:,.2f} MB")
+    console.print(facts_table, "", groups)
+
+
+def _facts(summary: GgufSummary) -> Iterator[tuple[str, str]]:
+    from trimix_edge.files import megabytes
+
+    kind = "" if summary.kind == "model" else f" ({summary.kind})"
+    yield (
+        "file",
+        f"{summary.path}, {megabytes(summary.n_bytes)}"
+        + (f" in {summary.n_parts} parts" if summary.n_parts > 1 else ""),
+    )
+    yield "name", summary.name
+    yield "architecture", f"{summary.architecture}{kind}"
+    yield "parameters", f"{summary.n_parameters / 1e6:,.1f} M"
+    yield "quantisation", f"{summary.quantization}, {summary.bits_per_weight:g} bits a weight"
+    if vocabulary := summary.vocabulary:
+        pre = f", pre-tokenizer {vocabulary.pre}" if vocabulary.pre else ""
+        yield "vocabulary", f"{vocabulary.n_tokens:,} tokens, {vocabulary.model}{pre}"
+    template = summary.chat_template
+    yield "chat template", f"{len(template):,} characters" if template else "none"
+    yield "licence", summary.license or "not told"
+    if summary.languages:
+        yield "languages", ", ".join(summary.languages)
+    if summary.base_models:
+        yield "based on", ", ".join(summary.base_models)
+    if summary.n_ctx_train:
+        yield "trained context", f"{summary.n_ctx_train:,} tokens"
+    if memory := summary.memory:
+        yield (
+            f"memory at {memory.n_ctx:,}",
+            f"{megabytes(memory.total)}: weights {megabytes(memory.weights)}, KV cache "
+            f"{megabytes(memory.kv_cache)}, computing about {megabytes(memory.compute)}",
+        )
+
+
+def _plain(text: str) -> str:
+    """Text by a stranger, without what a terminal would obey."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)[:400]

@@ -1,0 +1,98 @@
+"""``trimix-edge presets``: the trios that can be pulled."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from trimix_edge.cli import making
+from trimix_edge.cli import options as opt
+
+if TYPE_CHECKING:
+    from trimix_edge.hub import Preset
+
+
+def command(
+    language: Annotated[
+        str | None, typer.Option(help="Only those for a language, as bo.", show_default=False)
+    ] = None,
+    quant: making.Quant = "Q4_K_M",
+    ctx: opt.Ctx = None,
+    as_json: making.AsJson = False,
+) -> None:
+    """List the trios that `trimix-edge pull` knows, with their sizes and memory needs."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from trimix_edge.config import Role
+    from trimix_edge.errors import UsageError
+    from trimix_edge.hub import presets
+    from trimix_edge.memory import DEFAULT_N_CTX
+
+    quant = quant.upper()
+    found = [p for p in presets().values() if language in (None, p.language)]
+    if not found:
+        known = ", ".join(sorted({preset.language for preset in presets().values()}))
+        raise UsageError(f"no preset is for the language {language!r}: there are {known}")
+    n_ctx = ctx or DEFAULT_N_CTX
+    if as_json:
+        print(json.dumps([_as_json(p, quant, n_ctx) for p in found], ensure_ascii=False))
+        return
+    table = Table("preset", "language", "size", "memory", "licence", box=None)
+    for column in table.columns[:4]:
+        column.no_wrap = True
+    for column in table.columns[2:4]:
+        column.justify = "right"
+    for preset in found:
+        models = preset.models.values()
+        notes = list(preset.licenses)
+        if any(model.gated for model in models):
+            notes.append("gated")
+        if any(model.needs_pytorch for model in models):
+            notes.append("needs PyTorch")
+        table.add_row(
+            preset.name,
+            preset.language_name.partition(" (")[0],
+            f"{preset.n_bytes(quant) / 1e9:.1f} GB",
+            f"{preset.memory(quant, n_ctx) / 1e9:.1f} GB",
+            ", ".join(notes),
+        )
+    console = Console(highlight=False)
+    console.print(table)
+    unused = [p for p in found if p.weights.of(Role.SMALL_BASE) == 0.0]
+    console.print(
+        f"[dim]{quant}; memory of all three models at {n_ctx} tokens of context"
+        + ("; small_base is not loaded where its weight is 0" if unused else "")
+        + "[/dim]"
+    )
+
+
+def _as_json(preset: Preset, quant: str, n_ctx: int) -> dict[str, Any]:
+    return {
+        "name": preset.name,
+        "language": preset.language,
+        "language_name": preset.language_name,
+        "prompt_language": preset.prompt_language,
+        "quantization": quant,
+        "n_bytes": preset.n_bytes(quant),
+        "n_ctx": n_ctx,
+        "memory": preset.memory(quant, n_ctx),
+        "models": {
+            str(role): {
+                "checkpoint": str(model.hub_id),
+                "gguf": None if model.gguf is None else str(model.gguf),
+                "license": model.license,
+                "gated": model.gated,
+                "needs_pytorch": model.needs_pytorch,
+                "n_bytes": model.n_bytes(quant),
+            }
+            for role, model in preset.models.items()
+        },
+        "weights": [preset.weights.large_ins, preset.weights.small_cpt],
+        "task_weights": {
+            task: [weights.large_ins, weights.small_cpt]
+            for task, weights in preset.task_weights.items()
+        },
+    }

@@ -1,0 +1,164 @@
+"""Trios by name: which checkpoints of the Hub make one, and what is known about them.
+
+The data are in ``presets.toml`` beside this file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from trimix_edge.config import FusionWeights, Role
+from trimix_edge.errors import UsageError
+from trimix_edge.hub.client import HubId
+from trimix_edge.manifest import PAPER_WEIGHTS
+from trimix_edge.memory import DEFAULT_N_CTX, MemoryNeed, ModelShape
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+DEFAULT_QUANTIZATION = "Q4_K_M"
+
+
+@dataclass(frozen=True)
+class PresetModel:
+    """One model of a preset.
+
+    Attributes:
+        license: as the Hub calls it.
+        gguf: a repository with ready quantised files; None where conversion is the only way.
+        gated: a licence has to be accepted before anything can be downloaded.
+        needs_pytorch: its weights are pickles.
+        sizes: bytes of all tensors, by type of file.
+    """
+
+    hub_id: HubId
+    license: str
+    shape: ModelShape
+    sizes: Mapping[str, int]
+    gguf: HubId | None = None
+    gated: bool = False
+    needs_pytorch: bool = False
+
+    def n_bytes(self, quantization: str) -> int:
+        """Bytes of its tensors in a file of that type.
+
+        Raises:
+            UsageError: the presets tell no size for this type.
+        """
+        if quantization not in self.sizes:
+            known = ", ".join(self.sizes)
+            raise UsageError(f"no sizes are known for {quantization!r}: use one of {known}")
+        return self.sizes[quantization]
+
+    def memory(self, quantization: str, n_ctx: int = DEFAULT_N_CTX) -> MemoryNeed:
+        return MemoryNeed.of(self.shape, self.n_bytes(quantization), n_ctx)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A trio that can be pulled.
+
+    Attributes:
+        language: its code, as ``bo``; ``language_name`` spells it out.
+        prompt_language: the language of the prompts that ``task_weights`` were chosen with.
+        task_weights: what the paper's authors published, by task; may be empty.
+    """
+
+    name: str
+    language: str
+    language_name: str
+    prompt_language: str
+    models: Mapping[Role, PresetModel]
+    task_weights: Mapping[str, FusionWeights]
+
+    @property
+    def weights(self) -> FusionWeights:
+        """The pair that was chosen for most tasks; the paper's commonest where none is known."""
+        counts = Counter(self.task_weights.values())
+        return counts.most_common(1)[0][0] if counts else PAPER_WEIGHTS
+
+    @property
+    def licenses(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(model.license for model in self.models.values()))
+
+    def n_bytes(self, quantization: str) -> int:
+        """Bytes of its three files, vocabularies left out."""
+        return sum(model.n_bytes(quantization) for model in self.models.values())
+
+    def memory(self, quantization: str, n_ctx: int = DEFAULT_N_CTX) -> int:
+        """Bytes that all three models take while they run."""
+        return sum(model.memory(quantization, n_ctx).total for model in self.models.values())
+
+
+def presets_content() -> dict[str, Any]:
+    """``presets.toml`` as it stands."""
+    text = (files("trimix_edge.hub") / "presets.toml").read_text(encoding="utf-8")
+    content: dict[str, Any] = tomllib.loads(text)
+    return content
+
+
+@cache
+def presets() -> Mapping[str, Preset]:
+    """All presets, by name."""
+    content = presets_content()
+    models = {
+        name: _model(name, entry, content["shapes"][entry["shape"]], content["sizes"])
+        for name, entry in content["models"].items()
+    }
+    found = {}
+    for name, entry in content["trios"].items():
+        language = entry["language"]
+        published = content["weights"][entry["weights"]] if "weights" in entry else {}
+        found[name] = Preset(
+            name=name,
+            language=language,
+            language_name=content["languages"][language],
+            prompt_language=entry["prompt_language"],
+            models={role: models[entry[role.value]] for role in Role},
+            task_weights={task: FusionWeights(*row[language]) for task, row in published.items()},
+        )
+    return found
+
+
+def find_preset(name: str) -> Preset:
+    """The preset of that name.
+
+    Raises:
+        UsageError: there is none; names the closest.
+    """
+    known = presets()
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+        hint = f"did you mean {close[0]}?" if close else "see trimix-edge presets"
+        raise UsageError(f"no preset is called {name!r}: {hint}")
+    return known[name]
+
+
+def _model(
+    name: str, entry: Mapping[str, Any], shape: Mapping[str, Any], sizes: Mapping[str, Any]
+) -> PresetModel:
+    return PresetModel(
+        hub_id=HubId.parse(name),
+        license=entry["license"],
+        shape=ModelShape(
+            n_layer=shape["n_layer"],
+            n_embd=shape["n_embd"],
+            n_ff=shape["n_ff"],
+            n_head=shape["n_head"],
+            kv_width=shape["n_layer"] * shape["n_head_kv"] * 2 * shape["head_dim"],
+            n_vocab=shape["n_vocab"],
+        ),
+        sizes={name: 1_000_000 * row[entry["shape"]] for name, row in sizes.items()},
+        gguf=HubId.parse(entry["gguf"]) if "gguf" in entry else None,
+        gated=entry.get("gated", False),
+        needs_pytorch=entry.get("pickle", False),
+    )
