@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 from hub.fake_hub import FakeHub, fake_hub
+from hub.tiny import WIDE
 from huggingface_hub import constants
-from tiny_models import Shape, random_tensors, write_checkpoint
-
-WIDE = Shape(hidden=256, layers=1, kv_heads=1, ffn=256)
+from tiny_models import random_tensors, write_checkpoint
 
 
 @pytest.fixture

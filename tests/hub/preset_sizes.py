@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFWriter
 
-from trimix_edge.gguf_file import read_gguf
-from trimix_edge.llama.quantize import _Worker
+from trimix_edge.llama.quantize import quantized_bytes
 
 TYPES = ("Q2_K", "Q3_K_M", "Q4_0", "Q4_K_M", "Q5_0", "Q5_K_M", "Q6_K", "Q8_0", "F16")
 
@@ -85,12 +84,6 @@ def write_hollow(path: Path, name: str, shape: dict[str, Any]) -> Path:
     return path
 
 
-def size(hollow: Path, quantization: str) -> int:
-    """Bytes of the tensors in a file of that type."""
-    with _Worker(read_gguf(hollow), quantization, False, 1) as worker:
-        return worker.plan().n_tensor_bytes
-
-
 def main() -> None:
     from trimix_edge.hub.presets import presets_content
 
@@ -99,7 +92,10 @@ def main() -> None:
         hollow = {n: write_hollow(Path(folder) / n, n, shape) for n, shape in shapes.items()}
         print("[sizes]")
         for quantization in TYPES:
-            row = (f'"{n}" = {size(path, quantization) / 1e6:.0f}' for n, path in hollow.items())
+            row = (
+                f'"{n}" = {quantized_bytes(path, quantization) / 1e6:.0f}'
+                for n, path in hollow.items()
+            )
             print(f"{quantization} = {{ {', '.join(row)} }}")
 
 

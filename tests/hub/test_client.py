@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hub.fake_hub import FakeHub
@@ -75,6 +76,27 @@ def test_progress_counts_bytes_to_the_last(hub: FakeHub) -> None:
     done = [n for _, n, _ in heard]
     assert done == sorted(done)
     assert heard[-1] == ("downloading Tiny", len(CONTENT) + 2, len(CONTENT) + 2)
+
+
+def test_progress_counts_what_xet_brings_once() -> None:
+    """hf_xet reports bytes on the wire and bytes on the disk."""
+    reporting = pytest.importorskip("huggingface_hub.utils._xet_progress_reporting")
+    heard: list[tuple[str, int, int]] = []
+    meter = client._meter("x", 10, 110, lambda *args: heard.append(args))
+    with reporting.XetDownloadProgressReporter(
+        reconstruction_desc="", transfer_desc="", total=100, log_level=20, tqdm_class=meter
+    ) as reporter:
+        for n in (40, 100):
+            reporter.update_progress(
+                SimpleNamespace(
+                    total_bytes=100,
+                    total_bytes_completed=n,
+                    total_bytes_completion_rate=1.0,
+                    total_transfer_bytes_completed=n // 2,
+                    total_transfer_bytes_completion_rate=1.0,
+                )
+            )
+    assert heard == [("x", 10, 110), ("x", 50, 110), ("x", 110, 110)]
 
 
 def test_a_download_that_breaks_is_taken_up_where_it_broke(

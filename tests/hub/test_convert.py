@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hub.conftest import WIDE
 from hub.fake_hub import FakeHub
+from hub.tiny import WIDE, adapter
 from safetensors.numpy import load_file, save_file
 from tiny_models import SMALL, random_tensors, write_checkpoint
 
@@ -252,27 +252,6 @@ def test_ctrl_c_leaves_nothing_behind(checkpoint: Path, out: Path) -> None:
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=30) == 130
     assert names(out) == []
-
-
-def adapter(folder: Path, base: str, rank: int = 4) -> tuple[Path, dict[str, np.ndarray[Any, Any]]]:
-    """A LoRA adapter for the queries and the feed-forward part, as PEFT saves it, and B @ A."""
-    random = np.random.RandomState(5)
-    folder.mkdir()
-    config = {
-        "peft_type": "LORA", "r": rank, "lora_alpha": 2 * rank, "bias": "none",
-        "target_modules": ["q_proj", "down_proj"], "base_model_name_or_path": base,
-    }  # fmt: skip
-    (folder / "adapter_config.json").write_text(json.dumps(config))
-    tensors, deltas = {}, {}
-    for module, n_in, n_out in (("self_attn.q_proj", 256, 256), ("mlp.down_proj", 256, 256)):
-        a = random.randn(rank, n_in).astype(np.float32) / 16
-        b = random.randn(n_out, rank).astype(np.float32) / 2
-        name = f"model.layers.0.{module}"
-        tensors[f"base_model.model.{name}.lora_A.weight"] = a
-        tensors[f"base_model.model.{name}.lora_B.weight"] = b
-        deltas[f"{name}.weight"] = 2 * b @ a
-    save_file(tensors, folder / "adapter_model.safetensors")
-    return folder, deltas
 
 
 def test_an_adapter_takes_its_base_from_the_hub(

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hub.conftest import WIDE
-from hub.test_convert import adapter
+from hub.tiny import WIDE, adapter
 from tiny_models import SMALL, random_tensors, write_checkpoint
 
 from trimix_edge import FusionWeights, Role, TriMix, TrioManifest

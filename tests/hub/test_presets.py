@@ -11,7 +11,7 @@ from pathlib import Path
 
 import llama_cpp
 import pytest
-from hub.preset_sizes import size, write_hollow
+from hub.preset_sizes import write_hollow
 
 from trimix_edge import FusionWeights, Role
 from trimix_edge.cli import run
@@ -19,6 +19,7 @@ from trimix_edge.gguf_file import read_gguf
 from trimix_edge.hub import presets
 from trimix_edge.hub.presets import presets_content
 from trimix_edge.llama.backend import init_backend
+from trimix_edge.llama.quantize import quantized_bytes
 from trimix_edge.memory import ModelShape
 
 SHAPES = presets_content()["shapes"]
@@ -66,7 +67,7 @@ def test_the_models_of_a_trio_fit_together() -> None:
 def test_sizes_are_those_of_llama_cpp(name: str, quantization: str, tmp_path: Path) -> None:
     hollow = write_hollow(tmp_path / "hollow.gguf", name, SHAPES[name])
     listed = presets_content()["sizes"][quantization][name]
-    assert round(size(hollow, quantization) / 1e6) == listed
+    assert round(quantized_bytes(hollow, quantization) / 1e6) == listed
 
 
 @pytest.mark.parametrize("name", ["qwen2.5-1.5b", "gemma-3-4b", "llama-2-7b"])

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from hub.fake_hub import FakeHub
-from quantize.test_gguf_file import split
+from quantize.parts import split
 
 from trimix_edge import FusionWeights, Role, TriMix, TrioManifest
 from trimix_edge.errors import DiskSpaceError, HubError, TargetError, UsageError

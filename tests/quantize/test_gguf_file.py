@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gguf import GGUFReader, GGUFWriter
+from gguf import GGUFReader
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from quantize.parts import split
 from tiny_models import edit_gguf
 
 from trimix_edge.cli import run
@@ -105,37 +106,6 @@ def test_no_file_and_a_folder(tmp_path: Path) -> None:
         read_gguf(tmp_path / "nothing.gguf")
     with pytest.raises(ModelLoadError, match="is a directory"):
         read_gguf(tmp_path)
-
-
-def split(source: Path, folder: Path) -> list[Path]:
-    """The same model in two files, as llama-gguf-split leaves it."""
-    reader = GGUFReader(source)
-    paths = [folder / f"m-0000{i + 1}-of-00002.gguf" for i in range(2)]
-    half = len(reader.tensors) // 2
-    for i, (path, tensors) in enumerate(
-        zip(paths, (reader.tensors[:half], reader.tensors[half:]), strict=True)
-    ):
-        if i == 0:
-            plain = folder / "all.gguf"
-            edit_gguf(source, plain, {})
-            writer = GGUFWriter(path, "llama")
-            for name, field in GGUFReader(plain).fields.items():
-                if not name.startswith(("GGUF.", "general.architecture")):
-                    inner = field.types[-1] if len(field.types) > 1 else None
-                    writer.add_key_value(name, field.contents(), field.types[0], inner)
-            plain.unlink()
-        else:
-            writer = GGUFWriter(path, "llama")
-        writer.add_uint16("split.no", i)
-        writer.add_uint16("split.count", 2)
-        writer.add_int32("split.tensors.count", len(reader.tensors))
-        for tensor in tensors:
-            writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-    return paths
 
 
 def test_parts_are_read_as_one_and_can_be_joined(wide: Path, tmp_path: Path) -> None:

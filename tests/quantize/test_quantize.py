@@ -167,7 +167,7 @@ def test_a_truncated_file(wide: Path, tmp_path: Path) -> None:
 def test_hostile_metadata_is_one_line_and_no_crash(
     changes: dict[str, object], drop: str, told: str, wide: Path, tmp_path: Path
 ) -> None:
-    hostile = edit_gguf(wide, tmp_path / "hostile.gguf", changes, drop)
+    hostile = edit_gguf(wide, tmp_path / "hostile.gguf", changes, drop=drop)
     with pytest.raises((QuantizeError, ModelLoadError), match=told) as caught:
         quantize(hostile, tmp_path / "out.gguf", "Q4_K_M")
     assert str(caught.value).startswith(str(hostile))
@@ -186,7 +186,7 @@ def test_a_crash_of_llama_cpp_is_one_line(
 
 
 def test_adapters_and_unknown_types_are_refused(wide: Path, tmp_path: Path) -> None:
-    adapter = edit_gguf(wide, tmp_path / "a.gguf", {"general.type": "adapter"}, "general.type")
+    adapter = edit_gguf(wide, tmp_path / "a.gguf", {"general.type": "adapter"}, drop="general.type")
     with pytest.raises(ModelLoadError, match="only models can be quantised"):
         quantize(adapter, tmp_path / "out.gguf", "Q8_0")
     with pytest.raises(UsageError, match=r"'Q4_K_X': use one of .*Q4_K_M"):

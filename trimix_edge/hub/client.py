@@ -27,7 +27,6 @@ from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
-    HFValidationError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
@@ -228,12 +227,13 @@ def _meter(label: str, before: int, total: int, on_progress: Progress | None) ->
 
 @contextmanager
 def _told(hub_id: HubId, file: str = "") -> Iterator[None]:
-    """Turn whatever huggingface_hub raises into one line that says what to do."""
+    """Turn whatever a download raises into one line that says what to do.
+
+    That is a zoo: errors of huggingface_hub, of the HTTP client below it, of hf_xet, of the system.
+    """
     try:
         yield
-    except (HfHubHTTPError, EntryNotFoundError, HFValidationError, OSError, ValueError) as error:
-        raise _explain(error, hub_id, file) from error
-    except _TransportError as error:
+    except Exception as error:
         raise _explain(error, hub_id, file) from error
 
 

@@ -130,6 +130,12 @@ def quantize(
     return QuantizeReport(target, type_, head.n_bytes, n_bytes, tuple(plan.fallbacks))
 
 
+def quantized_bytes(source: Path, type_: str) -> int:
+    """Bytes that a file's tensors would take; nothing is computed or written."""
+    with _Worker(read_gguf(source), parse_quantization(type_), True, 1) as worker:
+        return worker.plan().n_tensor_bytes
+
+
 def _check_output(path: Path, head: GgufFile) -> int:
     """The size of what llama.cpp wrote, once it is known to be whole."""
     try:
