@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import combinations
 from pathlib import Path
 
@@ -138,6 +139,8 @@ def main() -> None:
     parser.add_argument("--no-chrf", action="store_true", help="leave the decoding out")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     args = parser.parse_args()
+    if not args.no_chrf and find_spec("sacrebleu") is None:
+        parser.error("chrF++ needs sacrebleu: pip install 'trimix-edge[evaluate]', or --no-chrf")
 
     console = Console(width=200)
     dev_items, test_items = read_items(args.dev, args.limit), read_items(args.test, args.limit)

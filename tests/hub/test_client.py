@@ -211,17 +211,20 @@ def test_offline_the_cache_answers(hub: FakeHub, monkeypatch: pytest.MonkeyPatch
     hub.requests.clear()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert find_folder(str(REPO), "auto", there) == there
-    with pytest.raises(HubError, match=r"someone/Other is not in the cache"):
+    with pytest.raises(HubError, match=r"HF_HUB_OFFLINE .* someone/Other is not in the cache"):
         find_folder("someone/Other", "auto", there)
     assert hub.requests == []
 
 
 def test_out_of_reach(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.add("someone/Cached", files())
+    there = fetch(HubId("someone/Cached"))
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         nowhere = f"http://127.0.0.1:{unused.getsockname()[1]}"
         monkeypatch.setattr(constants, "ENDPOINT", nowhere)
         assert refusal().startswith(f"{nowhere} is out of reach")
+        assert find_folder("someone/Cached", "auto", there) == there, "the cache answers"
 
 
 @pytest.mark.parametrize(("status", "advice"), [(429, "wait a while"), (503, "try again later")])

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from hub.fake_hub import FakeHub
+from huggingface_hub import constants
 from quantize.parts import split
 
 from trimix_edge import FusionWeights, Role, TriMix, TrioManifest
@@ -102,6 +103,19 @@ def test_what_a_person_changed_in_trio_toml_stays(stocked: FakeHub, tmp_path: Pa
     assert TrioManifest.read(trio).weights == FusionWeights(0.3, 0.7)
     pulled(tmp_path, overwrite=True)
     assert TrioManifest.read(trio).weights == FusionWeights(0.1, 0.9)
+
+
+def test_offline_the_cache_is_converted(
+    stocked: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pulled(tmp_path / "trio")
+    (tmp_path / "trio" / "Qwen2.5-1.5B-Q4_K_M.gguf").unlink()
+    stocked.requests.clear()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert pulled(tmp_path / "trio").models[Role.SMALL_BASE].how == "converted"
+    assert stocked.requests == []
+    with pytest.raises(HubError, match=r"Qwen/Qwen2.5-7B-Instruct is not in the cache either"):
+        pulled(tmp_path / "other")
 
 
 def test_a_folder_with_another_trio_is_left_alone(stocked: FakeHub, tmp_path: Path) -> None:

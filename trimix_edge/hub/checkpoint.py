@@ -9,7 +9,7 @@ from pathlib import Path
 from trimix_edge.errors import ConversionError, HubError, UsageError
 from trimix_edge.files import megabytes, require_space, same_disk
 from trimix_edge.hub import client
-from trimix_edge.hub.client import HubId, Listing, Progress, RemoteFile
+from trimix_edge.hub.client import HubId, Listing, OutOfReachError, Progress, RemoteFile
 
 ADAPTER_CONFIG = "adapter_config.json"
 
@@ -71,6 +71,21 @@ class RemoteCheckpoint:
         return client.fetch(self.listing, self.files, on_progress)
 
 
+def find_checkpoint(hub_id: HubId) -> RemoteCheckpoint | Path:
+    """A checkpoint on the Hub; where that is out of reach, its folder in the cache.
+
+    Raises:
+        HubError, ConversionError: see :meth:`RemoteCheckpoint.find`.
+    """
+    try:
+        return RemoteCheckpoint.find(hub_id)
+    except OutOfReachError as error:
+        cached = client.cached_snapshot(hub_id)
+        if cached is None:
+            raise HubError(f"{error}; {hub_id} is not in the cache either") from error
+        return cached
+
+
 def find_folder(
     source: str | Path, outtype: str, beside: Path, on_progress: Progress | None = None
 ) -> Path:
@@ -90,11 +105,11 @@ def find_folder(
         raise UsageError(f"{source!r} is neither a folder nor a Hub id, owner/name[@revision]")
     hub_id = HubId.parse(source)
     try:
-        if client.is_offline():
-            return client.cached_snapshot(hub_id)
-        checkpoint = RemoteCheckpoint.find(hub_id)
+        checkpoint = find_checkpoint(hub_id)
     except HubError as error:
         raise HubError(f"{error} (nor is there a folder {source})") from error
+    if isinstance(checkpoint, Path):
+        return checkpoint
     require_room(
         beside, checkpoint.working_bytes(outtype), checkpoint.n_bytes_to_fetch, str(hub_id)
     )
@@ -108,9 +123,13 @@ def find_base_folder(base: str) -> Path:
     if not HubId.is_one(base):
         raise UsageError(f"the base model {base!r} is neither a folder nor a Hub id: use --base")
     hub_id = HubId.parse(base)
-    if client.is_offline():
-        return client.cached_snapshot(hub_id)
-    listing = client.list_files(hub_id)
+    try:
+        listing = client.list_files(hub_id)
+    except OutOfReachError:
+        cached = client.cached_snapshot(hub_id)
+        if cached is None:
+            raise
+        return cached
     if "config.json" not in listing:
         raise ConversionError(f"the base model {hub_id} is no checkpoint: it holds no config.json")
     return client.fetch(listing, listing.matching(r"config\.json"))

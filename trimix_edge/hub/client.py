@@ -105,9 +105,8 @@ class Listing:
         return [file for file in self.files if re.fullmatch(pattern, file.name, re.IGNORECASE)]
 
 
-def is_offline() -> bool:
-    """Whether ``HF_HUB_OFFLINE`` is set."""
-    return bool(constants.HF_HUB_OFFLINE)
+class OutOfReachError(HubError):
+    """There is no network, or ``HF_HUB_OFFLINE`` forbids to use it: the cache may help."""
 
 
 def cache_folder() -> Path:
@@ -119,7 +118,8 @@ def list_files(hub_id: HubId) -> Listing:
     """Ask the Hub what a repository holds.
 
     Raises:
-        HubError: no such repository or revision, no permission, or the Hub is out of reach.
+        HubError: no such repository or revision, no permission.
+        OutOfReachError: the Hub can't be asked.
     """
     with _told(hub_id):
         info = HfApi().model_info(hub_id.repo, revision=hub_id.revision, files_metadata=True)
@@ -183,14 +183,12 @@ def fetch(
     return folders.pop()
 
 
-def cached_snapshot(hub_id: HubId) -> Path:
-    """What the cache holds of a repository, without asking the Hub.
-
-    Raises:
-        HubError: nothing.
-    """
-    with _told(hub_id):
+def cached_snapshot(hub_id: HubId) -> Path | None:
+    """The folder in the cache with what was fetched of a repository; None if nothing was."""
+    try:
         return Path(snapshot_download(hub_id.repo, revision=hub_id.revision, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
 
 
 def _meter(label: str, before: int, total: int, on_progress: Progress | None) -> type:
@@ -237,7 +235,7 @@ def _told(hub_id: HubId, file: str = "") -> Iterator[None]:
         raise _explain(error, hub_id, file) from error
 
 
-def _explain(error: BaseException | None, hub_id: HubId, file: str) -> TriMixError:
+def _explain(error: BaseException, hub_id: HubId, file: str) -> TriMixError:
     what = f"{file} of {hub_id}" if file else str(hub_id)
     if isinstance(error, GatedRepoError):
         return HubError(
@@ -254,19 +252,19 @@ def _explain(error: BaseException | None, hub_id: HubId, file: str) -> TriMixErr
     if isinstance(error, DisabledRepoError):
         return HubError(f"{hub_id} was disabled by its owner or the Hub")
     if isinstance(error, LocalEntryNotFoundError):
-        if error.__cause__ is not None and not is_offline():
-            return _explain(error.__cause__, hub_id, file)
-        return HubError(f"{what} is not in the cache {cache_folder()}, and there is no network")
+        return _explain(error.__cause__ or OSError(str(error)), hub_id, file)
     if isinstance(error, EntryNotFoundError):
         return HubError(f"{hub_id} lacks the file {file}")
     if isinstance(error, OfflineModeIsEnabled):
-        return HubError(f"{what} is not in the cache, and HF_HUB_OFFLINE forbids to ask for it")
+        return OutOfReachError(f"HF_HUB_OFFLINE forbids to ask for {what}")
     if isinstance(error, HfHubHTTPError):
         return _explain_status(error.response.status_code, what, hub_id)
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return DiskSpaceError(f"the disk filled up while {what} was downloaded: make room")
     if isinstance(error, _TransportError):
-        return HubError(f"{constants.ENDPOINT} is out of reach ({_line(error)}): is there network?")
+        return OutOfReachError(
+            f"{constants.ENDPOINT} is out of reach ({_line(error)}): is there a network?"
+        )
     return HubError(f"{what} could not be downloaded: {_line(error)}")
 
 
@@ -280,6 +278,6 @@ def _explain_status(status: int, what: str, hub_id: HubId) -> HubError:
     return HubError(f"the Hub answers {status} when asked for {what}: {advice}")
 
 
-def _line(error: BaseException | None) -> str:
+def _line(error: BaseException) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0][:200]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +18,8 @@ from trimix_edge.errors import ModelLoadError, TargetError, UsageError
 from trimix_edge.files import replacing
 from trimix_edge.gguf_file import read_gguf
 from trimix_edge.hub import client
-from trimix_edge.hub.checkpoint import RemoteCheckpoint, require_room
-from trimix_edge.hub.client import Listing, Progress, RemoteFile
+from trimix_edge.hub.checkpoint import RemoteCheckpoint, find_checkpoint, require_room
+from trimix_edge.hub.client import Listing, OutOfReachError, Progress, RemoteFile
 from trimix_edge.hub.make import make_gguf
 from trimix_edge.hub.presets import DEFAULT_QUANTIZATION, Preset, PresetModel
 from trimix_edge.hub.trio_file import trio_toml
@@ -194,14 +195,13 @@ class _Conversion:
 
 def _plan(model: PresetModel, stem: str, quantization: str) -> _Download | _Conversion:
     """How to come by a model; asks the Hub."""
-    if client.is_offline():
-        return _Conversion(model, client.cached_snapshot(model.hub_id), stem, quantization)
     if model.gguf is not None:
-        listing = client.list_files(model.gguf)
-        files = _ready_files(listing, model.hub_id.name, quantization)
-        if files:
-            return _Download(listing, files, stem)
-    return _Conversion(model, RemoteCheckpoint.find(model.hub_id), stem, quantization)
+        with suppress(OutOfReachError):
+            listing = client.list_files(model.gguf)
+            files = _ready_files(listing, model.hub_id.name, quantization)
+            if files:
+                return _Download(listing, files, stem)
+    return _Conversion(model, find_checkpoint(model.hub_id), stem, quantization)
 
 
 def _ready_files(listing: Listing, name: str, quantization: str) -> tuple[RemoteFile, ...]:

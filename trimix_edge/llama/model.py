@@ -107,7 +107,8 @@ class LlamaModel:
 
     def _check(self) -> None:
         pointer = self._pointer
-        if self.vocab.tokenizer in ("", "none") or self.vocab.size == 0:
+        kind = llama_cpp.llama_vocab_type(llama_cpp.llama_model_get_vocab(pointer))
+        if kind == llama_cpp.LLAMA_VOCAB_TYPE_NONE or self.vocab.size == 0:
             raise ModelLoadError(f"{self.path} has no vocabulary: fusion needs a text model")
         not_causal = self.metadata(f"{self.architecture}.attention.causal") == "false"
         pooling = self.metadata(f"{self.architecture}.pooling_type") or "0"
