@@ -34,6 +34,7 @@ check: .venv/dev
 
 bench: .venv/dev
 	$(BIN)/python tests/benchmarks/overhead.py
+	$(BIN)/python tests/benchmarks/convert_memory.py
 
 parity: .venv/dev .cache/llama.cpp
 	@$(BIN)/python -c 'import sentencepiece, torch, transformers' 2>/dev/null \

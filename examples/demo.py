@@ -10,7 +10,7 @@ from pathlib import Path
 from time import perf_counter
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from trimix_edge import FusionWeights, Generation, Role, TriMix
 
@@ -30,12 +30,14 @@ def main() -> None:
         systems = {str(role): FusionWeights.single(role) for role in Role}
         systems["Proxy Tuning"] = FusionWeights.PROXY_TUNING
         systems["TriMix"] = trimix.manifest.weights
+        for weights in systems.values():  # the first use of a kernel compiles it
+            trimix.generate("OK", weights=weights)
         for english, reference in read_sentences():
             console.print(f"\n[bold]{english}[/bold]")
             for chunk in trimix.stream(english):
                 print(chunk.text, end="", flush=True)
             print()
-            table = Table("", "translation", "tokens/s", "characters/s")
+            table = Table("", Column("translation", overflow="fold"), "tokens/s", "characters/s")
             for name, weights in systems.items():
                 start = perf_counter()
                 result = trimix.generate(english, weights=weights)
