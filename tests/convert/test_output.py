@@ -57,7 +57,6 @@ def test_auto_follows_the_checkpoint(
 
 
 def test_rows_q8_0_does_not_divide_fall_back_to_float16(checkpoint: Any, tmp_path: Path) -> None:
-    # Gemma's output projection has rows of 32, but the multimodal checkpoint's are cut below.
     folder, target = checkpoint("qwen3"), tmp_path / "m.gguf"
     shrink_feed_forward(folder, 24)
     report = convert_checkpoint(folder, target, outtype="q8_0")

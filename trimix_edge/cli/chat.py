@@ -94,7 +94,10 @@ def command(
                     stderr.print("[dim] (interrupted)[/dim]", end="")
                 except ContextOverflowError as error:
                     history.pop()
-                    stderr.print(f"[dim]{error}; or forget the conversation with /reset[/dim]")
+                    stderr.print(
+                        f"[dim]{error}; or forget the conversation with /reset[/dim]",
+                        soft_wrap=True,
+                    )
                     continue
                 write("\n")
                 history.append({"role": "assistant", "content": answer})

@@ -139,11 +139,7 @@ class LlamaContext:
             raise ValueError(f"can't decode {n} tokens for {n_rows} rows of logits at once")
         if self.n_past + n > self.n_ctx:
             raise DecodeError(self._name, _NO_ROOM, f"the context of {self.n_ctx} tokens is full")
-        self._tokens[:n] = tokens
-        self._positions[:n] = range(self.n_past, self.n_past + n)
-        self._wanted[:n] = 0
-        self._wanted[n - n_rows : n] = 1
-        self._batch.n_tokens = n
+        self._fill_batch(tokens, n_rows)
         code = self._decode_abortably() if abortable else self._decode_batch()
         if code != 0:
             self.truncate(self.n_past)
@@ -151,6 +147,17 @@ class LlamaContext:
             raise DecodeError(self._name, code)
         self.n_past += n
         self._n_rows = n_rows
+
+    def _fill_batch(self, tokens: Sequence[int], n_rows: int) -> None:
+        batch, n = self._batch, len(tokens)
+        batch.n_tokens = n
+        if n == 1:  # after a decode all caches are cold: the less that is touched, the better
+            batch.token[0], batch.pos[0], batch.logits[0] = tokens[0], self.n_past, n_rows
+            return
+        self._tokens[:n] = tokens
+        self._positions[:n] = range(self.n_past, self.n_past + n)
+        self._wanted[:n] = 0
+        self._wanted[n - n_rows : n] = 1
 
     def _decode_batch(self) -> int:
         return int(llama_cpp.llama_decode(self._pointer, self._batch))

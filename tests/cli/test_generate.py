@@ -1,0 +1,149 @@
+"""generate: what reaches the terminal, and what a program gets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Run = Callable[..., Any]
+
+FIELDS = {
+    "text",
+    "token_ids",
+    "prompt_token_ids",
+    "finish_reason",
+    "weights",
+    "seed",
+    "timings",
+}
+TIMINGS = {
+    "load_ms",
+    "prompt_ms",
+    "generation_ms",
+    "fusion_ms",
+    "sampling_ms",
+    "models_ms",
+}
+
+
+def generate(run: Run, *arguments: str | Path, stdin: bytes = b"") -> dict[str, Any]:
+    code, out, err = run("generate", *arguments, "--json", stdin=stdin)
+    assert (code, err) == (0, "")
+    found: dict[str, Any] = json.loads(out)
+    return found
+
+
+def test_json_has_the_documented_fields(run: Run, tiny: Path) -> None:
+    found = generate(run, tiny, " save the file")
+    assert found.keys() == FIELDS
+    assert found["timings"].keys() == TIMINGS
+    assert found["timings"]["models_ms"].keys() == {"large_ins", "small_cpt", "small_base"}
+    assert found["weights"] == {
+        "large_ins": 0.5,
+        "small_cpt": 0.8,
+        "small_base": pytest.approx(-0.3),
+    }
+    assert len(found["token_ids"]) <= 12
+    assert found["finish_reason"] in ("end", "length")
+
+
+def test_the_terminal_shows_the_text_of_the_json(run: Run, tiny: Path) -> None:
+    text = generate(run, tiny, " the")["text"]
+    code, out, err = run("generate", tiny, " the")
+    assert (code, err) == (0, "")
+    assert out == f"{text}\n"
+
+
+@pytest.mark.parametrize("folder", ["folder", "manifest"])
+def test_a_trio_is_a_folder_or_its_manifest(run: Run, tiny: Path, folder: str) -> None:
+    trio = tiny if folder == "folder" else tiny / "trio.toml"
+    assert generate(run, trio, "x")["prompt_token_ids"]
+
+
+def test_the_prompt_comes_from_an_argument_a_pipe_or_a_file(
+    run: Run, tiny: Path, tmp_path: Path
+) -> None:
+    prompt = "རྫོང་ཁ the file"
+    file = tmp_path / "prompt.txt"
+    file.write_text(prompt, encoding="utf-8")
+    given = generate(run, tiny, prompt)["token_ids"]
+    assert generate(run, tiny, "-", stdin=prompt.encode())["token_ids"] == given
+    assert generate(run, tiny, "--file", file)["token_ids"] == given
+
+
+def test_options_override_the_manifest(run: Run, tiny: Path) -> None:
+    found = generate(run, tiny, "x", "--weights", "1,0", "--max-tokens", "3")
+    assert found["timings"]["models_ms"].keys() == {"large_ins"}
+    assert (len(found["token_ids"]), found["weights"]["small_cpt"]) == (3, 0.0)
+
+
+def test_files_make_a_trio_without_a_manifest(run: Run, tiny: Path) -> None:
+    found = generate(
+        run, "x", "-n", "2", "--large-ins", tiny / "large_ins.gguf",
+        "--small-cpt", tiny / "small_cpt.gguf",
+    )  # fmt: skip
+    assert found["weights"] == {"large_ins": 0.1, "small_cpt": 0.9, "small_base": 0.0}
+
+
+def test_a_seed_repeats_a_sampled_generation(run: Run, tiny: Path) -> None:
+    options = ["--temp", "1.5", "--top-k", "0", "--seed", "7"]
+    first, second = (generate(run, tiny, "x", *options) for _ in range(2))
+    assert first["token_ids"] == second["token_ids"]
+    assert first["seed"] == 7
+    others = {tuple(generate(run, tiny, "x", *options[:-1], str(s))["token_ids"]) for s in range(4)}
+    assert len(others) > 1
+
+
+def test_greedy_is_the_manifest_without_samplers(run: Run, tiny: Path) -> None:
+    plain = generate(run, tiny, "x")["token_ids"]
+    assert generate(run, tiny, "x", "--greedy")["token_ids"] == plain
+
+
+def test_a_grammar_is_obeyed(run: Run, tiny: Path, tmp_path: Path) -> None:
+    grammar = tmp_path / "digits.gbnf"
+    grammar.write_text('root ::= [0-9] [0-9] [0-9] "!"')
+    text = generate(run, tiny, "x", "--grammar", grammar)["text"]
+    assert len(text) == 4
+    assert text[:3].isdigit()
+    assert text[3] == "!"
+
+
+def test_a_stop_string_is_never_shown(run: Run, tiny: Path) -> None:
+    text = generate(run, tiny, " the")["text"]
+    stop = text[len(text) // 2 :][:2]
+    found = generate(run, tiny, " the", "--stop", stop)
+    assert found["finish_reason"] == "stop"
+    assert found["text"] == text[: text.index(stop)]
+
+
+def test_chat_and_system_go_through_the_template(run: Run, tiny: Path) -> None:
+    plain = generate(run, tiny, "the")["prompt_token_ids"]
+    chat = generate(run, tiny, "the", "--chat")["prompt_token_ids"]
+    system = generate(run, tiny, "the", "--system", "file")["prompt_token_ids"]
+    assert len(plain) < len(chat) < len(system)
+
+
+def test_the_mask_may_change_the_output_and_needs_its_judge(run: Run, tiny: Path) -> None:
+    found = generate(run, tiny, "x", "--weights", "1,0", "--plausibility", "small_cpt:1")
+    assert found["timings"]["models_ms"].keys() == {"large_ins", "small_cpt"}
+    alone = generate(run, tiny, "x", "--weights", "0,1")
+    assert found["token_ids"] == alone["token_ids"], "an alpha of 1 leaves the judge's own choice"
+
+
+def test_a_full_context_ends_the_generation(run: Run, tiny: Path) -> None:
+    found = generate(run, tiny, "x", "--ctx", "8", "-n", "100")
+    assert found["finish_reason"] in ("context", "end")
+    assert len(found["prompt_token_ids"]) + len(found["token_ids"]) <= 8
+
+
+def test_info_tells_what_the_build_can_do(run: Run) -> None:
+    code, out, _ = run("info", "--json")
+    assert code == 0
+    found = json.loads(out)
+    assert found["llama_cpp_python"] == "0.3.36"
+    assert {"gpu_offload", "devices", "physical_cores", "memory", "features"} <= found.keys()
+    assert run("info")[0] == 0
