@@ -81,14 +81,6 @@ def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> R
 
 
 @pytest.fixture
-def interruptible() -> Iterator[None]:
-    """Ctrl-C reaches this process even if its parent had told it to ignore it."""
-    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, previous)
-
-
-@pytest.fixture
 def start() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
     """Starts the command line, or a program that prepares it, as a process of its own."""
     started: list[subprocess.Popen[bytes]] = []

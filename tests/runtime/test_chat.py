@@ -154,8 +154,8 @@ BOMBS = {
     "ljust": "{{ 'a'.ljust(10000000000) }}",
     "center": "{{ 'a' | center(10000000000) }}",
     "indent": "{{ 'a\nb' | indent(10000000000) }}",
-    "endless_output": "{% for i in range(99999) %}{% for j in range(99999) %}{{ 'a' }}"
-    "{% endfor %}{% endfor %}",
+    "endless_output": "{% set line = 'a'.ljust(9999) %}"
+    "{% for i in range(99999) %}{{ line }}{% endfor %}",
     "size": "{{ 1 }}" * 100_000,
 }
 
