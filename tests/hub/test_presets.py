@@ -18,7 +18,7 @@ from trimix_edge.cli import run
 from trimix_edge.gguf_file import read_gguf
 from trimix_edge.hub import presets
 from trimix_edge.hub.presets import presets_content
-from trimix_edge.llama.backend import init_backend
+from trimix_edge.llama import backend
 from trimix_edge.llama.quantize import quantized_bytes
 from trimix_edge.memory import ModelShape
 
@@ -74,7 +74,8 @@ def test_sizes_are_those_of_llama_cpp(name: str, quantization: str, tmp_path: Pa
 def test_memory_is_what_llama_cpp_reserves(
     name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    init_backend()
+    backend.init_backend()
+    llama_cpp.llama_log_set(backend._on_log, None)  # other tests may have taken it
     caplog.set_level(logging.DEBUG, "trimix_edge.llama")
     hollow = write_hollow(tmp_path / "hollow.gguf", name, {**SHAPES[name], "n_layer": 2})
     shape = ModelShape.of(read_gguf(hollow))
