@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,19 @@ def test_nothing_is_printed(tiny: dict[Role, Path], capfd: pytest.CaptureFixture
     with TriMix.load(models=tiny) as trimix:
         trimix.generate(" save", max_tokens=3)
     assert capfd.readouterr() == ("", "")
+
+
+def test_an_error_is_raised_and_not_printed(tiny: dict[Role, Path], tmp_path: Path) -> None:
+    truncated = tmp_path / "truncated.gguf"
+    truncated.write_bytes(tiny[Role.SMALL_CPT].read_bytes()[:-1000])
+    program = (
+        "import sys; from pathlib import Path; from trimix_edge.llama import LlamaModel\n"
+        "from trimix_edge.errors import ModelLoadError\n"
+        "try: LlamaModel(Path(sys.argv[1]))\n"
+        "except ModelLoadError: print('raised')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(truncated)], capture_output=True)
+    assert (done.stdout, done.stderr) == (b"raised\n", b"")
 
 
 def test_the_log_reaches_logging_line_by_line(

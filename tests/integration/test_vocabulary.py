@@ -192,6 +192,18 @@ def test_the_template_is_that_of_large_ins_even_where_its_weight_is_zero(
         assert ids[1] == N_VOCAB - 3
 
 
+@pytest.mark.parametrize("template", ["{{ bos_token }}hello", "hello"])
+def test_a_conversation_begins_with_one_bos_whoever_writes_it(
+    tiny: dict[Role, Path], tmp_path: Path, template: str
+) -> None:
+    changes = {"tokenizer.ggml.add_bos_token": True, "tokenizer.chat_template": template}
+    own = edit_gguf(tiny[Role.LARGE_INS], tmp_path / "own.gguf", changes)
+    with TriMix.load(models={Role.LARGE_INS: own}, weights=FusionWeights(1, 0)) as trimix:
+        ids = trimix.tokenize("ignored", chat=True)
+        assert ids[0] == trimix.trio.vocab.bos
+        assert trimix.trio.vocab.bos not in ids[1:]
+
+
 def test_conversations_go_through_the_template(trimix: TriMix) -> None:
     ids = trimix.tokenize([{"role": "user", "content": "རྫོང་ཁ"}])
     spelt = b"".join(trimix.trio.vocab.token_bytes(i, special=True) for i in ids).decode()

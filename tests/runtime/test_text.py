@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from trimix_edge.errors import UsageError
@@ -87,6 +87,7 @@ def test_bytes_of_no_character_are_left_out(data: bytes, cuts: list[int]) -> Non
     st.lists(st.text("ab\u0f0b\U0001f600", min_size=1, max_size=4), max_size=3).map(tuple),
     st.lists(st.integers(0, 40), max_size=10),
 )
+@example("aba", ("aba", "b"), [])
 def test_the_text_ends_before_the_stop_string_that_appears_first(
     text: str, stop: tuple[str, ...], cuts: list[int]
 ) -> None:
