@@ -1,7 +1,8 @@
 # make demo   translate with the embedded trio
 # make test   run the tests
 # make check  formatter, linter, types, floors, the wheel
-# make bench  speed, as ratios and milliseconds of interleaved runs
+# make bench  speed, as ratios and milliseconds of interleaved runs; with PyTorch installed, the
+#             converter beside llama.cpp's own
 # make parity the converter against llama.cpp's own; needs PyTorch and npm
 #
 # Each of them sets .venv up first. A GPU build of llama.cpp: CMAKE_ARGS=-DGGML_CUDA=on make demo
@@ -34,7 +35,9 @@ check: .venv/dev
 
 bench: .venv/dev
 	$(BIN)/python tests/benchmarks/overhead.py
-	$(BIN)/python tests/benchmarks/convert_memory.py
+	@rival=; if $(BIN)/python -c 'import sentencepiece, torch' 2>/dev/null; then \
+		$(MAKE) --no-print-directory .cache/llama.cpp; rival="--llama-cpp .cache/llama.cpp"; fi; \
+	$(BIN)/python tests/benchmarks/convert_memory.py $$rival
 
 parity: .venv/dev .cache/llama.cpp
 	@$(BIN)/python -c 'import sentencepiece, torch, transformers' 2>/dev/null \

@@ -85,6 +85,16 @@ def damaged(source: Path, folder: Path) -> list[Path]:
     return paths
 
 
+def retyped(source: Path, target: Path, tensor: bytes, kind: int) -> Path:
+    """A copy in which a tensor claims another type: name, dimensions and sizes come before it."""
+    data = bytearray(source.read_bytes())
+    at = data.index(tensor) + len(tensor)
+    at += 4 + 8 * data[at]
+    data[at] = kind
+    target.write_bytes(data)
+    return target
+
+
 LIES: dict[str, dict[str, Any]] = {
     "no_heads": {"llama.attention.head_count": 0},
     "no_kv_heads": {"llama.attention.head_count_kv": 0},
@@ -138,7 +148,15 @@ def test_no_file_that_lies_takes_the_process_down(tiny: dict[Role, Path], tmp_pa
         edit_gguf(tiny[Role.SMALL_BASE], tmp_path / f"{name}.gguf", lie)
         for name, lie in LIES.items()
     ]
+    types = {
+        "integer_matrix": (b"blk.0.attn_q.weight", 26),
+        "packed_norm": (b"output_norm.weight", 8),
+    }
+    for name, (tensor, kind) in types.items():
+        paths.append(retyped(tiny[Role.SMALL_BASE], tmp_path / f"{name}.gguf", tensor, kind))
     results = {Path(name).stem: told for name, told in outcomes(paths).items()}
     assert not {name: told for name, told in results.items() if told.startswith("CRASH")}
     assert "llama.block_count is 0" in results["no_layers"]
     assert "layer_norm_rms_epsilon is -1" in results["epsilon"]
+    assert "attn_q.weight is of type 26" in results["integer_matrix"]
+    assert "output_norm.weight is of type 8" in results["packed_norm"]

@@ -1,7 +1,7 @@
 """A look at a file's metadata with ggml's own reader, before llama.cpp believes it.
 
-llama.cpp answers most nonsense with an error, and some with ``abort()``, which ends the process.
-The numbers that lead there whatever the architecture are checked here.
+llama.cpp answers most nonsense with an error, and some with ``abort()`` or a crash, which ends the
+process. The numbers and types that lead there whatever the architecture are checked here.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import ctypes
 import math
 import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from trimix_edge.errors import ModelLoadError
@@ -16,6 +18,11 @@ from trimix_edge.llama.backend import ggml_library
 
 _UINT32, _FLOAT32 = 4, 6  # enum gguf_type
 _MAX_LAYERS = 512  # LLAMA_MAX_LAYERS
+
+_FLOATS = frozenset({0, 1, 30})  # enum ggml_type: F32, F16, BF16
+_NO_WEIGHTS = frozenset({9, 15, *range(24, 29)})  # Q8_1, Q8_K, integers and F64
+_VECTOR = re.compile(r"(norm\.weight|\.bias)$")
+_MATRIX = re.compile(r"(token_embd|output|attn_(q|k|v|qkv|output)|ffn_(gate|up|down))\.weight$")
 
 
 class _InitParams(ctypes.Structure):
@@ -25,47 +32,65 @@ class _InitParams(ctypes.Structure):
 
 
 def check_header(path: Path) -> None:
-    """Refuse a file with numbers that would end the process (``gguf_init_from_file``).
+    """Refuse a file with what would end the process (``gguf_init_from_file``).
 
     A file that can't be read passes: llama.cpp says what is wrong with it.
 
     Raises:
-        ModelLoadError: names the number.
+        ModelLoadError: names the number or the tensor.
     """
+    ggml = _gguf_calls()
+    file = ggml.gguf_init_from_file(os.fsencode(path), _InitParams(True, None))
+    if not file:
+        return
+    try:
+        found = next(_nonsense(ggml, file), None)
+    finally:
+        ggml.gguf_free(file)
+    if found is not None:
+        raise ModelLoadError(f"{path} is damaged, {found}: download or convert it again")
+
+
+def _gguf_calls() -> ctypes.CDLL:
     ggml = ggml_library("ggml-base")
     pointer, key = ctypes.c_void_p, ctypes.c_int64
     ggml.gguf_init_from_file.restype = pointer
     ggml.gguf_init_from_file.argtypes = [ctypes.c_char_p, _InitParams]
     ggml.gguf_free.argtypes = [pointer]
-    ggml.gguf_get_n_kv.argtypes = [pointer]
-    ggml.gguf_get_n_kv.restype = key
+    for count in (ggml.gguf_get_n_kv, ggml.gguf_get_n_tensors):
+        count.restype, count.argtypes = key, [pointer]
     for name, kind in (
         ("gguf_get_key", ctypes.c_char_p),
         ("gguf_get_kv_type", ctypes.c_int),
         ("gguf_get_val_u32", ctypes.c_uint32),
         ("gguf_get_val_f32", ctypes.c_float),
+        ("gguf_get_tensor_name", ctypes.c_char_p),
+        ("gguf_get_tensor_type", ctypes.c_int),
     ):
         function = getattr(ggml, name)
         function.restype, function.argtypes = kind, [pointer, key]
+    return ggml
 
-    file = ggml.gguf_init_from_file(os.fsencode(path), _InitParams(True, None))
-    if not file:
-        return
-    try:
-        for i in range(ggml.gguf_get_n_kv(file)):
-            name = ggml.gguf_get_key(file, i).decode(errors="replace")
-            kind = ggml.gguf_get_kv_type(file, i)
-            value: float = 0
-            if kind == _UINT32:
-                value = ggml.gguf_get_val_u32(file, i)
-            elif kind == _FLOAT32:
-                value = ggml.gguf_get_val_f32(file, i)
-            if not _is_sane(name, kind, value):
-                raise ModelLoadError(
-                    f"{path} is damaged, {name} is {value:g}: download or convert it again"
-                )
-    finally:
-        ggml.gguf_free(file)
+
+def _nonsense(ggml: ctypes.CDLL, file: int) -> Iterator[str]:
+    """What can't be, in words."""
+    for i in range(ggml.gguf_get_n_kv(file)):
+        name = ggml.gguf_get_key(file, i).decode(errors="replace")
+        kind = ggml.gguf_get_kv_type(file, i)
+        value: float = 0
+        if kind == _UINT32:
+            value = ggml.gguf_get_val_u32(file, i)
+        elif kind == _FLOAT32:
+            value = ggml.gguf_get_val_f32(file, i)
+        if not _is_sane(name, kind, value):
+            yield f"{name} is {value:g}"
+    for i in range(ggml.gguf_get_n_tensors(file)):
+        name = ggml.gguf_get_tensor_name(file, i).decode(errors="replace")
+        kind = ggml.gguf_get_tensor_type(file, i)
+        if (_VECTOR.search(name) and kind not in _FLOATS) or (
+            _MATRIX.search(name) and kind in _NO_WEIGHTS
+        ):
+            yield f"the tensor {name} is of type {kind}"
 
 
 def _is_sane(name: str, kind: int, value: float) -> bool:
