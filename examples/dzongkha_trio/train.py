@@ -5,7 +5,7 @@
     python train.py large_ins           # English, English tasks, and translation over the slice
 
 Each model is a Llama of a few million parameters. A checkpoint in Hugging Face's format and a log
-of the losses land in ``work/<role>/``. The same seed on the same machine gives the same weights.
+of the losses land in ``work/<role>/``. Data order and initial weights follow ``--seed``.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ RECIPES = {
     "small_cpt": Recipe(
         **SMALL,
         tokens=4_000_000,
-        mixture={"dzongkha": 0.8, "pairs": 0.2},  # a fifth is replay, or it forgets English
+        mixture={"dzongkha": 0.8, "pairs": 0.2},  # a fifth is replay, against forgetting
         learning_rate=3e-3,
         start_from="small_base",
     ),
