@@ -74,10 +74,21 @@ class FakeModels:
     active: frozenset[Role] = frozenset()
     decode_seconds: dict[Role, float] = field(default_factory=dict)
 
-    def start(self, roles: Collection[Role]) -> None:
+    @property
+    def max_rows(self) -> int:
+        return min(self.n_batch, 5)
+
+    def start(self, roles: Collection[Role], prompt: list[int]) -> int:
         self.active = frozenset(roles)
         self.sequence = []
         self.decode_seconds = dict.fromkeys(roles, 0.0)
+        return 0
+
+    def focus(self, roles: Collection[Role]) -> None:
+        self.active &= frozenset(roles)
+
+    def truncate(self, n_past: int) -> None:
+        del self.sequence[n_past:]
 
     def decode(
         self, tokens: list[int], n_rows: int = 1, *, abortable: bool = False

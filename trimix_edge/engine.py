@@ -34,7 +34,11 @@ class Models(Protocol):
     def n_ctx(self) -> int: ...
     @property
     def n_batch(self) -> int: ...
-    def start(self, roles: Collection[Role]) -> None: ...
+    @property
+    def max_rows(self) -> int: ...
+    def start(self, roles: Collection[Role], prompt: list[int]) -> int: ...
+    def focus(self, roles: Collection[Role]) -> None: ...
+    def truncate(self, n_past: int) -> None: ...
     def decode(
         self, tokens: list[int], n_rows: int = 1, *, abortable: bool = False
     ) -> TrioLogits: ...
@@ -91,15 +95,23 @@ class Engine:
         if n >= self._models.n_ctx:
             raise ContextOverflowError(n, self._models.n_ctx)
         start = perf_counter()
-        self._models.start(self._rule.needs)
-        last = (n - 1) // chunk * chunk
-        for at in range(0, last, chunk):
-            self._models.decode(prompt[at : at + chunk], n_rows=0, abortable=True)
+        reads = self._rule.reads_prompt
+        if reads:  # a piece has a row of logits for each token
+            chunk = min(chunk, self._models.max_rows)
+        kept = self._models.start(self._rule.needs, [] if reads else prompt)
+        for at in range(kept, n, chunk):
+            piece = prompt[at : at + chunk]
+            is_last = at + len(piece) == n
+            n_rows = len(piece) if reads else int(is_last)
+            logits = self._models.decode(piece, n_rows, abortable=True)
+            if reads:
+                targets = prompt[at + 1 : at + 1 + len(piece)]
+                self._rule.observe(_rows(logits, slice(0, len(targets))), targets)
             if on_progress is not None:
-                on_progress(at + chunk, n)
-        logits = self._models.decode(prompt[last:], abortable=True)
-        if on_progress is not None:
-            on_progress(n, n)
+                on_progress(at + len(piece), n)
+        if reads:
+            self._models.focus(self._rule.needs)
+            logits = _rows(logits, slice(-1, None))
         self._sampler.accept_prompt(prompt)
         sequence.timings.prompt = perf_counter() - start
         return logits
@@ -155,6 +167,10 @@ class Engine:
         if len(sequence) >= self._models.n_ctx:
             return "context"
         return None
+
+
+def _rows(logits: TrioLogits, part: slice) -> TrioLogits:
+    return {role: rows[part] for role, rows in logits.items()}
 
 
 def _logprob(row: npt.NDArray[np.float32], token: int) -> float:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import Protocol
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ TrioLogits = Mapping[Role, npt.NDArray[np.float32]]
 that no one needs is absent."""
 
 
-class Fused:
+class Fused(NamedTuple):
     """Fused rows and their argmax; overwritten by the next fusion.
 
     Attributes:
@@ -24,17 +24,50 @@ class Fused:
         best: int32 ``[n_rows]``: the argmax, ties to the lowest id, -1 where nothing is finite.
     """
 
-    def __init__(self, n_rows: int, n_vocab: int) -> None:
-        self.logits: npt.NDArray[np.float32] = np.empty((n_rows, n_vocab), np.float32)
-        self.best: npt.NDArray[np.int32] = np.empty(n_rows, np.int32)
+    logits: npt.NDArray[np.float32]
+    best: npt.NDArray[np.int32]
+
+
+class FusedBuffer:
+    """The memory of fused rows. It grows with the largest batch and is never given back: a fresh
+    array for each batch would cost more than the fusion, in page faults."""
+
+    def __init__(self, n_vocab: int) -> None:
+        self._n_vocab = n_vocab
+        self._views: dict[int, Fused] = {}
+        self._grow(1)
+
+    def _grow(self, n_rows: int) -> None:
+        logits = np.empty((n_rows, self._n_vocab), np.float32)
+        best = np.empty(n_rows, np.int32)
+        self._views = {n: Fused(logits[:n], best[:n]) for n in range(1, n_rows + 1)}
+
+    def rows(self, n_rows: int) -> Fused:
+        """The first ``n_rows`` rows."""
+        if n_rows not in self._views:
+            self._grow(n_rows)
+        return self._views[n_rows]
 
 
 class FusionRule(Protocol):
-    """How the logits of several models become one row."""
+    """How the logits of several models become one row. A rule serves one generation."""
 
     @property
     def needs(self) -> Collection[Role]:
-        """The roles whose logits the rule reads."""
+        """The roles whose logits the rule reads; fewer, if it likes, once the prompt is read."""
+
+    @property
+    def reads_prompt(self) -> bool:
+        """Whether the rule wants to see the logits of every token of the prompt."""
+
+    def observe(self, logits: TrioLogits, targets: Sequence[int]) -> None:
+        """Read the prompt, a piece at a time, before the first fusion.
+
+        Args:
+            logits: rows after consecutive tokens of the prompt.
+            targets: the tokens that follow them, one a row; the row after the last token of the
+                prompt is not among them.
+        """
 
     def fuse(self, logits: TrioLogits) -> Fused:
         """Fuse all rows, of which each role in ``needs`` has the same number."""
@@ -56,21 +89,24 @@ class LinearFusion:
     ) -> None:
         self.weights = weights
         self.plausibility = plausibility
+        self.reads_prompt = False
         self._n_vocab = n_vocab
+        self._buffer = FusedBuffer(n_vocab)
         self._roles = weights.roles
         self._weights = [np.float32(weights.of(role)) for role in self._roles]
-        self._fused = Fused(1, n_vocab)
 
     @property
     def needs(self) -> frozenset[Role]:
         judges = {self.plausibility.role} if self.plausibility else set()
         return frozenset(self._roles) | judges
 
+    def observe(self, logits: TrioLogits, targets: Sequence[int]) -> None:
+        """Fixed weights learn nothing from a prompt."""
+
     def fuse(self, logits: TrioLogits) -> Fused:
         rows = [logits[role] for role in self._roles]
-        if len(self._fused.best) != len(rows[0]):
-            self._fused = Fused(len(rows[0]), self._n_vocab)
-        out, best = self._fused.logits, self._fused.best
+        fused = self._buffer.rows(len(rows[0]))
+        out, best = fused
         w = self._weights
         if len(rows) == 3:
             fuse_three(rows[0], rows[1], rows[2], w[0], w[1], w[2], out, best)
@@ -82,4 +118,4 @@ class LinearFusion:
         if self.plausibility is not None:
             judge = logits[self.plausibility.role]
             mask_implausible(judge, self.plausibility.alpha, out, best)
-        return self._fused
+        return fused

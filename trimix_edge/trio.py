@@ -14,6 +14,7 @@ import numpy.typing as npt
 from trimix_edge.config import Adapter, ContextParams, Role
 from trimix_edge.errors import TrioConfigError
 from trimix_edge.llama import LlamaContext, LlamaModel, Vocab, backend_info, shared_vocab_size
+from trimix_edge.llama.context import MAX_ROWS
 from trimix_edge.llama.vocab import NamedVocab
 
 DEFAULT_N_CTX = 4096
@@ -124,50 +125,86 @@ class Trio:
         return min(self.context.n_batch, self.n_ctx)
 
     @property
-    def n_past(self) -> int:
-        """Tokens in the contexts of the active roles."""
-        return self._contexts[self._active[0]].n_past if self._active else 0
+    def max_rows(self) -> int:
+        """Rows of logits that one decode may ask for."""
+        return min(MAX_ROWS, self.n_batch)
 
-    def start(self, roles: Collection[Role]) -> None:
-        """Begin an empty sequence that only these roles, all of them loaded, will follow."""
+    @property
+    def n_past(self) -> int:
+        """Tokens that the contexts of all active roles hold."""
+        return min((self._contexts[role].n_past for role in self._active), default=0)
+
+    def start(self, roles: Collection[Role], prompt: Sequence[int] = ()) -> int:
+        """Begin a sequence that only these roles, all of them loaded, will follow.
+
+        Args:
+            prompt: what will be decoded first. The longest beginning of it that all these contexts
+                still hold from before is kept, but for its last token, whose logits are needed.
+
+        Returns:
+            How many tokens of the prompt are kept, and must not be decoded again.
+        """
         missing = [str(r) for r in roles if r not in self._contexts]
         if missing:
             raise TrioConfigError(f"{', '.join(missing)}: needed here, but not loaded")
         self._active = tuple(r for r in self._start_order if r in roles)
         self.decode_seconds = dict.fromkeys(self._active, 0.0)
-        self.truncate(0)
+        kept = min(
+            (_common_prefix(self._contexts[role].tokens, prompt) for role in self._active),
+            default=0,
+        )
+        kept = max(0, min(kept, len(prompt) - 1))
+        self.truncate(kept)
+        return kept
+
+    def focus(self, roles: Collection[Role]) -> None:
+        """Go on with these of the active roles only; the others stay where they are."""
+        self._active = tuple(role for role in self._active if role in roles)
 
     def truncate(self, n_past: int) -> None:
         """Forget every token after the first ``n_past``."""
         for role in self._active:
-            self._contexts[role].truncate(n_past)
+            if self._contexts[role].n_past > n_past:
+                self._contexts[role].truncate(n_past)
 
     def decode(
-        self, tokens: Sequence[int], n_rows: int = 1, *, abortable: bool = False
+        self,
+        tokens: Sequence[int],
+        n_rows: int = 1,
+        *,
+        roles: Collection[Role] | None = None,
+        padding: Mapping[Role, int] | None = None,
+        abortable: bool = False,
     ) -> dict[Role, npt.NDArray[np.float32]]:
         """Append tokens, at most ``n_batch``, to the active contexts.
 
         Args:
             n_rows: logits are computed for this many of the last tokens.
+            roles: only these of the active roles; the others are left behind.
+            padding: tokens that a role evaluates and forgets on top: see
+                :meth:`LlamaContext.decode`.
             abortable: let Ctrl-C stop the computation.
 
         Returns:
-            Of each active role the raw logits, float32 ``[n_rows, vocabulary of that model]``, in
+            Of each of the roles the raw logits, float32 ``[n_rows, vocabulary of that model]``, in
             llama.cpp's own memory: valid until the next decode.
 
         Raises:
             DecodeError: see :meth:`LlamaContext.decode`; all contexts are as they were before.
             KeyboardInterrupt: likewise.
         """
-        n_past = self.n_past
+        running = self._active if roles is None else [r for r in self._active if r in roles]
+        before = {role: self._contexts[role].n_past for role in running}
         try:
-            for role in self._active:
+            for role in running:
                 start = perf_counter()
-                self._contexts[role].decode(tokens, n_rows, abortable=abortable)
+                n_pad = padding.get(role, 0) if padding else 0
+                self._contexts[role].decode(tokens, n_rows, n_pad=n_pad, abortable=abortable)
                 self.decode_seconds[role] += perf_counter() - start
-            return {role: self._wait(role) for role in self._active} if n_rows else {}
+            return {role: self._wait(role) for role in running} if n_rows else {}
         except BaseException:
-            self.truncate(n_past)
+            for role, n_past in before.items():
+                self._contexts[role].truncate(n_past)
             raise
 
     def _wait(self, role: Role) -> npt.NDArray[np.float32]:
@@ -191,3 +228,8 @@ class Trio:
 
 def _bind(on_progress: LoadProgress | None, role: Role) -> Callable[[float], None] | None:
     return None if on_progress is None else lambda fraction: on_progress(role, fraction)
+
+
+def _common_prefix(held: Sequence[int], prompt: Sequence[int]) -> int:
+    n = min(len(held), len(prompt))
+    return next((i for i in range(n) if held[i] != prompt[i]), n)

@@ -48,6 +48,9 @@ class LlamaContext:
         params: ``n_ctx`` and ``n_batch`` must be given.
         adapter: one that the model has loaded, for this context alone.
 
+    Attributes:
+        tokens: the ids that its memory holds, in order; read only.
+
     Raises:
         ContextError: the context does not fit into memory, or llama.cpp refuses it.
     """
@@ -61,7 +64,7 @@ class LlamaContext:
         self._n_vocab = model.vocab.size
         self._views: dict[tuple[int, int], npt.NDArray[np.float32]] = {}
         self._n_rows = 0
-        self.n_past = 0
+        self.tokens: list[int] = []
         self.n_ctx = params.n_ctx
         self.n_batch = min(params.n_batch, params.n_ctx)
         self._check_memory(params)
@@ -120,7 +123,14 @@ class LlamaContext:
             self._batch.n_seq_id[i] = 1
             self._batch.seq_id[i][0] = 0
 
-    def decode(self, tokens: Sequence[int], n_rows: int = 1, *, abortable: bool = False) -> None:
+    @property
+    def n_past(self) -> int:
+        """Tokens in the sequence."""
+        return len(self.tokens)
+
+    def decode(
+        self, tokens: Sequence[int], n_rows: int = 1, *, n_pad: int = 0, abortable: bool = False
+    ) -> None:
         """Append tokens to the sequence and compute logits for the last ``n_rows`` of them.
 
         On a GPU this only starts the work: :meth:`logits` waits for it.
@@ -128,6 +138,7 @@ class LlamaContext:
         Args:
             tokens: 1 to ``n_batch`` ids.
             n_rows: 0 to ``MAX_ROWS``.
+            n_pad: evaluate and forget this many more: a batch of 4 can be cheaper than one of 3.
             abortable: let Ctrl-C stop the computation; costs some milliseconds a call.
 
         Raises:
@@ -135,28 +146,34 @@ class LlamaContext:
             KeyboardInterrupt: Ctrl-C in an abortable decode; the sequence is as it was before.
         """
         n = len(tokens)
-        if not 0 < n <= self.n_batch or not 0 <= n_rows <= min(n, MAX_ROWS):
+        if not 0 < n <= self.n_batch - n_pad or not 0 <= n_rows <= min(n, MAX_ROWS):
             raise ValueError(f"can't decode {n} tokens for {n_rows} rows of logits at once")
         if self.n_past + n > self.n_ctx:
             raise DecodeError(self._name, _NO_ROOM, f"the context of {self.n_ctx} tokens is full")
-        self._fill_batch(tokens, n_rows)
+        n_pad = min(n_pad, self.n_ctx - self.n_past - n)
+        self._fill_batch(tokens, n_rows, n_pad)
         code = self._decode_abortably() if abortable else self._decode_batch()
         if code != 0:
             self.truncate(self.n_past)
             self._n_rows = 0
             raise DecodeError(self._name, code)
-        self.n_past += n
+        self.tokens += tokens
         self._n_rows = n_rows
+        if n_pad:
+            self.truncate(self.n_past)
 
-    def _fill_batch(self, tokens: Sequence[int], n_rows: int) -> None:
+    def _fill_batch(self, tokens: Sequence[int], n_rows: int, n_pad: int) -> None:
         batch, n = self._batch, len(tokens)
-        batch.n_tokens = n
-        if n == 1:  # after a decode all caches are cold: the less that is touched, the better
+        batch.n_tokens = n + n_pad
+        if (
+            n + n_pad == 1
+        ):  # after a decode all caches are cold: the less that is touched, the better
             batch.token[0], batch.pos[0], batch.logits[0] = tokens[0], self.n_past, n_rows
             return
         self._tokens[:n] = tokens
-        self._positions[:n] = range(self.n_past, self.n_past + n)
-        self._wanted[:n] = 0
+        self._tokens[n : n + n_pad] = tokens[-1]
+        self._positions[: n + n_pad] = range(self.n_past, self.n_past + n + n_pad)
+        self._wanted[: n + n_pad] = 0
         self._wanted[n - n_rows : n] = 1
 
     def _decode_batch(self) -> int:
@@ -191,9 +208,9 @@ class LlamaContext:
         """Forget every token after the first ``n_past`` (``llama_memory_seq_rm``)."""
         if not llama_cpp.llama_memory_seq_rm(self._memory, 0, n_past, -1):
             llama_cpp.llama_memory_clear(self._memory, True)
-            self.n_past = 0
+            self.tokens.clear()
             raise DecodeError(self._name, 0, f"its memory can't be cut back to {n_past} tokens")
-        self.n_past = n_past
+        del self.tokens[n_past:]
 
     def close(self) -> None:
         """Free the context; safe to call again. Views of its logits die with it."""
