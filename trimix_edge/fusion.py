@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
@@ -14,6 +15,18 @@ from trimix_edge.config import FusionWeights, Plausibility, Role
 TrioLogits = Mapping[Role, npt.NDArray[np.float32]]
 """Raw logits by role, float32 ``[n_rows, >= n_vocab]``, as :meth:`Trio.decode` returns them. A role
 that no one needs is absent."""
+
+
+class Evaluated(NamedTuple):
+    """What the models say after the last emitted token, and after each of some drafted ones.
+
+    Attributes:
+        logits: of each role ``len(draft) + 1`` rows.
+        draft: guesses at the next tokens; row ``i`` follows the first ``i`` of them.
+    """
+
+    logits: TrioLogits
+    draft: Collection[int]
 
 
 class Fused(NamedTuple):
@@ -72,6 +85,11 @@ class FusionRule(Protocol):
     def fuse(self, logits: TrioLogits) -> Fused:
         """Fuse all rows, of which each role in ``needs`` has the same number."""
 
+    def shares(
+        self, logits: TrioLogits, row: int, fused_row: npt.NDArray[np.float32], token: int
+    ) -> dict[Role, float]:
+        """Which model carried a token: see :meth:`LinearFusion.shares`."""
+
 
 class LinearFusion:
     """``L = w_large·L_large_ins + w_cpt·L_small_cpt + w_base·L_small_base`` (paper, section 3).
@@ -119,3 +137,30 @@ class LinearFusion:
             judge = logits[self.plausibility.role]
             mask_implausible(judge, self.plausibility.alpha, out, best)
         return fused
+
+    def shares(
+        self, logits: TrioLogits, row: int, fused_row: npt.NDArray[np.float32], token: int
+    ) -> dict[Role, float]:
+        """What each role adds to the lead of a token over the best other one.
+
+        Args:
+            logits: what was fused.
+            row: of its rows.
+            fused_row: float32 ``[n_vocab]``, what came of it.
+            token: the token that was chosen.
+
+        Returns:
+            ``weight · (L_role[token] - L_role[other])``, divided by the sum of their sizes: from
+            -1 (spoke against it) to 1 (carried it alone).
+        """
+        others = fused_row.copy()
+        others[token] = -np.inf
+        other = int(np.argmax(others))
+        leads = {}
+        for role, weight in zip(self._roles, self._weights, strict=True):
+            lead = float(weight) * (
+                float(logits[role][row, token]) - float(logits[role][row, other])
+            )
+            leads[role] = lead if math.isfinite(lead) else 0.0
+        total = sum(map(abs, leads.values())) or 1.0
+        return {role: lead / total for role, lead in leads.items()}

@@ -20,6 +20,7 @@ repeat_penalty = 1.1
 chat = true                           # prompts go through the chat template of large_ins
 max_tokens = 256
 stop = ["\\n"]
+draft = "auto"                        # or "off", or a number of tokens
 
 [context]                             # n_ctx, n_batch, kv_type
 n_ctx = 1024
@@ -38,6 +39,7 @@ from typing import Any
 from trimix_edge.config import (
     Adapter,
     ContextParams,
+    Draft,
     FusionWeights,
     Plausibility,
     Role,
@@ -72,6 +74,7 @@ class TrioManifest:
     context: ContextParams = field(default_factory=ContextParams)
     chat: bool = False
     max_tokens: int | None = None
+    draft: Draft = field(default_factory=Draft)
     stop: tuple[str, ...] = ()
     adapters: Mapping[Role, Adapter] = field(default_factory=dict)
     path: Path | None = field(default=None, compare=False)
@@ -145,6 +148,7 @@ class TrioManifest:
             context=ContextParams(**context.fields(ContextParams(), _CONTEXT_KEYS)),
             chat=generation.boolean("chat") or False,
             max_tokens=max_tokens,
+            draft=generation.draft("draft"),
             stop=generation.texts("stop"),
             adapters={role: adapter for role, adapter in adapters.items() if adapter},
             path=path,
@@ -233,6 +237,12 @@ class _Table:
     def integer(self, key: str) -> int | None:
         value: int | None = self._get(key, int, "a whole number")
         return value
+
+    def draft(self, key: str) -> Draft:
+        expected = '"auto", "off" or a number of tokens'
+        if isinstance(self._content.get(key), int):
+            return Draft(self._get(key, int, expected))
+        return Draft.parse(self._get(key, str, expected) or "auto")
 
     def texts(self, key: str) -> tuple[str, ...]:
         values = self._get(key, list, "a list of strings") or []

@@ -8,15 +8,24 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, TypedDict
 
+from trimix_edge.batch_costs import BatchCosts, CostFile, CostProgress, measure
 from trimix_edge.chat import Message, render_chat
-from trimix_edge.config import ContextParams, FusionWeights, Plausibility, Role, SamplingParams
+from trimix_edge.config import (
+    ContextParams,
+    Draft,
+    FusionWeights,
+    Plausibility,
+    Role,
+    SamplingParams,
+)
 from trimix_edge.engine import Engine, PromptProgress
 from trimix_edge.errors import UsageError
 from trimix_edge.fusion import LinearFusion
 from trimix_edge.llama import Sampler
 from trimix_edge.manifest import TrioManifest
-from trimix_edge.sequence import FinishReason, Timings
+from trimix_edge.sequence import DraftCounts, FinishReason, Timings
 from trimix_edge.sequence import Sequence as TokenSequence
+from trimix_edge.speculative import Experience, Speculation
 from trimix_edge.text import TextStream
 from trimix_edge.trio import LoadProgress, Trio
 
@@ -46,7 +55,12 @@ class GenerationChunk:
 
 @dataclass(frozen=True)
 class Generation:
-    """A whole generation: ``text`` and everything that is needed to understand or repeat it."""
+    """A whole generation: ``text`` and everything that is needed to understand or repeat it.
+
+    Attributes:
+        draft: what was guessed, and how much of it was right.
+        n_kept: tokens of the prompt that did not have to be evaluated again.
+    """
 
     text: str
     token_ids: list[int]
@@ -55,6 +69,8 @@ class Generation:
     weights: FusionWeights
     seed: int
     timings: Timings
+    draft: DraftCounts
+    n_kept: int
 
 
 class GenerationOptions(TypedDict, total=False):
@@ -67,6 +83,7 @@ class GenerationOptions(TypedDict, total=False):
         stop: the text ends before any of these strings.
         sampling: greedy if nobody says.
         weights, plausibility: the roles that they need must be loaded.
+        draft: how many tokens to guess and check at once; the text stays the same.
         logprobs: fill :attr:`GenerationChunk.logprob`.
         on_progress: called with the evaluated and all tokens of the prompt.
     """
@@ -77,6 +94,7 @@ class GenerationOptions(TypedDict, total=False):
     sampling: SamplingParams | None
     weights: FusionWeights | None
     plausibility: Plausibility | None
+    draft: Draft | None
     logprobs: bool
     on_progress: PromptProgress | None
 
@@ -93,6 +111,7 @@ class TriMix:
         self.trio = trio
         self.manifest = manifest
         self.load_seconds = 0.0
+        self._experience = Experience()
 
     @classmethod
     def load(
@@ -183,6 +202,22 @@ class TriMix:
         """The assistant's next turn in a conversation; arguments as in :meth:`stream`."""
         return self.generate(messages, **options)
 
+    def measure_batches(self, on_progress: CostProgress | None = None) -> BatchCosts:
+        """What batches of tokens cost the loaded models here; of models that were measured before,
+        on this machine with these settings, it is known.
+
+        Drafting needs it to know what pays off, and asks for it if nobody did.
+        """
+        if not self._experience.costs.seconds:
+            file = CostFile(self.trio.conditions)
+            fingerprints = self.trio.fingerprints
+            costs = file.load(fingerprints)
+            if costs is None:
+                costs = measure(self.trio, self.trio.roles, on_progress)
+                file.save(costs, fingerprints)
+            self._experience.costs = costs
+        return self._experience.costs
+
     def close(self) -> None:
         """Free the models; safe to call again."""
         self.trio.close()
@@ -214,6 +249,8 @@ class _Run:
             options.get("plausibility") or manifest.plausibility,
         )
         self._sequence = TokenSequence(trimix.tokenize(prompt, chat=options.get("chat")))
+        self._draft = options.get("draft") or manifest.draft
+        self._trimix = trimix
         self._seed = 0
 
     def stream(self) -> Iterator[GenerationChunk]:
@@ -225,6 +262,7 @@ class _Run:
                 self._rule,
                 sampler,
                 trio.vocab.is_end,
+                lookahead=self._speculation(sampler),
                 logprobs=self._options.get("logprobs", False),
             )
             progress = self._options.get("on_progress")
@@ -238,6 +276,26 @@ class _Run:
                 if text.stopped:
                     break
 
+    def _speculation(self, sampler: Sampler) -> Speculation | None:
+        if self._draft.n_tokens == 0 or self._max_tokens in (0, 1):
+            return None
+        if self._draft.n_tokens is None:
+            self._trimix.measure_batches()
+        elif self._draft.n_tokens >= self._trio.n_batch:
+            raise UsageError(
+                f"draft is {self._draft.n_tokens}, but a batch of {self._trio.n_batch} tokens has "
+                f"no room for it: lower --draft or raise --batch"
+            )
+        trio = self._trio
+        return Speculation(
+            trio,
+            sampler,
+            trio.vocab.is_end,
+            trio.n_vocab,
+            self._draft,
+            self._trimix._experience,
+        )
+
     def result(self, text: str) -> Generation:
         sequence = self._sequence
         return Generation(
@@ -248,4 +306,6 @@ class _Run:
             weights=self._rule.weights,
             seed=self._seed,
             timings=sequence.timings,
+            draft=sequence.draft,
+            n_kept=sequence.n_kept,
         )
