@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,10 +12,11 @@ import typer
 
 from trimix_edge.cli import options as opt
 from trimix_edge.cli.console import Bar, stderr, write
-from trimix_edge.errors import PromptError, UsageError
+from trimix_edge.errors import PromptCacheError, PromptError, UsageError
 
 if TYPE_CHECKING:
     from trimix_edge.chat import Message
+    from trimix_edge.trimix import Prompt, TriMix
 
 
 def command(
@@ -74,6 +76,8 @@ def command(
     mirostat_eta: opt.MirostatEta = None,
     seed: opt.Seed = None,
     grammar: opt.Grammar = None,
+    draft: opt.DraftLength = None,
+    prompt_cache: opt.PromptCache = None,
     ctx: opt.Ctx = None,
     batch: opt.Batch = None,
     threads: opt.Threads = None,
@@ -92,6 +96,7 @@ def command(
     context = opt.context(manifest, ctx, batch, threads, gpu_layers, kv_type)
     if max_tokens is not None and max_tokens < 0:
         raise UsageError(f"max-tokens is {max_tokens}, it can't be negative")
+    length = opt.draft(draft, manifest, opt.weights(weights))
     with Bar() as bar:
         trimix = TriMix.load(
             trio,
@@ -107,21 +112,42 @@ def command(
                 "max_tokens": max_tokens,
                 "stop": stop,
                 "sampling": sampling,
+                "draft": length,
                 "on_progress": bar.prompt,
             }
+            if prompt_cache is not None:
+                _take_up(trimix, prompt_cache)
+            if (length or manifest.draft).n_tokens is None:
+                trimix.measure_batches(bar.measuring)
             turns = _messages(system, prompt) if system is not None else prompt
             if as_json:
                 result = trimix.generate(turns, **settings)
                 print(json.dumps(_as_json(result, trimix.load_seconds), ensure_ascii=False))
-                return
-            reason = None
-            for chunk in trimix.stream(turns, **settings):
-                write(chunk.text)
-                reason = chunk.finish_reason or reason
-            write("\n")
-            if reason in ("length", "context") and stderr.is_terminal:
-                limit = "--max-tokens" if reason == "length" else "--ctx"
-                stderr.print(f"[dim](cut short by {limit})[/dim]")
+            else:
+                _stream(trimix, turns, settings)
+            if prompt_cache is not None:
+                trimix.save_prompt_cache(prompt_cache)
+
+
+def _stream(trimix: TriMix, turns: Prompt, settings: dict[str, Any]) -> None:
+    reason = None
+    for chunk in trimix.stream(turns, **settings):
+        write(chunk.text)
+        reason = chunk.finish_reason or reason
+    write("\n")
+    if reason in ("length", "context") and stderr.is_terminal:
+        limit = "--max-tokens" if reason == "length" else "--ctx"
+        stderr.print(f"[dim](cut short by {limit})[/dim]")
+
+
+def _take_up(trimix: TriMix, path: Path) -> None:
+    """Begin with a prompt cache; one that is of no use is replaced at the end."""
+    if not path.exists():
+        return
+    try:
+        trimix.load_prompt_cache(path)
+    except PromptCacheError as error:
+        stderr.print(f"trimix-edge: {error}; it is ignored", soft_wrap=True, markup=False)
 
 
 def _trio_and_prompt(arguments: list[str], file: Path | None) -> tuple[str | None, str]:
@@ -168,12 +194,15 @@ def _as_json(result: Any, load_seconds: float) -> dict[str, Any]:
             "small_base": weights.small_base,
         },
         "seed": result.seed,
+        "n_kept": result.n_kept,
+        "draft": asdict(result.draft),
         "timings": {
             "load_ms": _ms(load_seconds),
             "prompt_ms": _ms(timings.prompt),
             "generation_ms": _ms(timings.generation),
             "fusion_ms": _ms(timings.fusion),
             "sampling_ms": _ms(timings.sampling),
+            "drafting_ms": _ms(timings.drafting),
             "models_ms": {str(role): _ms(s) for role, s in timings.models.items()},
         },
     }
