@@ -1,5 +1,6 @@
 """Arrays in, arrays out: the inner loops of logit fusion. NumPy and Numba only."""
 
+from trimix_kernels._jit import is_cached
 from trimix_kernels.fuse import (
     argmax,
     fill_candidates,
@@ -17,6 +18,7 @@ __all__ = [
     "fuse_two",
     "gumbel_argmax",
     "gumbel_noise",
+    "is_cached",
     "mask_implausible",
     "peak_probability",
 ]

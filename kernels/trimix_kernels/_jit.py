@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
 
 import numba
 
@@ -21,3 +23,17 @@ def njit(function: Callable[P, R]) -> Callable[P, R]:
         nogil=True, cache=True, error_model="numpy", fastmath=set(FAST_MATH)
     )(function)
     return compiled
+
+
+def is_cached(kernel: Callable[..., Any]) -> bool:
+    """Whether a kernel was compiled on this machine before, since it was last changed.
+
+    Numba compiles a kernel at its first call, which takes seconds, and loads it from then on.
+    """
+    statistics = getattr(kernel, "stats", None)
+    if statistics is None:  # NUMBA_DISABLE_JIT: there is nothing to compile
+        return True
+    source = Path(inspect.getfile(kernel.py_func))  # type: ignore[attr-defined]
+    name = f"{source.stem}.{kernel.__name__}-*.nbi"
+    changed = source.stat().st_mtime
+    return any(index.stat().st_mtime >= changed for index in Path(statistics.cache_path).glob(name))

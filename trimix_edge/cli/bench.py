@@ -12,7 +12,7 @@ import typer
 
 from trimix_edge.cli import making
 from trimix_edge.cli import options as opt
-from trimix_edge.cli.console import Bar
+from trimix_edge.cli.console import Bar, announce_kernels
 from trimix_edge.errors import PromptError, UsageError
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ def command(
     params = BenchParams(
         prompt, generate, runs, acceptance if synthetic is not None else None, prompts
     )
+    announce_kernels()
     with ExitStack() as stack:
         bar = stack.enter_context(Bar())
         if synthetic is not None:
@@ -139,9 +140,8 @@ def _show(report: BenchReport) -> None:
 
     console = Console(highlight=False)
     params, mark = report.params, " (simulated)" if report.simulated else ""
-    table = Table(
-        "", "tokens/s", "times plain", "of large_ins", f"accepted{mark}", "outside models"
-    )
+    table = Table("", "tokens/s", "x plain", "x large_ins", f"accepted{mark}", "outside", box=None)
+    table.columns[0].no_wrap = True
     for column in table.columns[1:]:
         column.justify = "right"
     alone = report.measured.get("large_ins alone")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from trimix_edge.cli import options as opt
-from trimix_edge.cli.console import Bar, stderr, write
+from trimix_edge.cli.console import Bar, announce_kernels, stderr, write
 from trimix_edge.errors import ContextOverflowError, PromptError
 
 _HELP = "/reset forgets the conversation, Ctrl-C interrupts an answer, Ctrl-D leaves."
@@ -58,6 +58,7 @@ def command(
     opening: list[Message] = []
     if system is not None:
         opening.append({"role": "system", "content": system})
+    announce_kernels()
     with Bar() as bar:
         trimix = TriMix.load(
             trio,

@@ -70,6 +70,16 @@ class Bar:
         self.close()
 
 
+def announce_kernels() -> None:
+    """Say why the first run on a machine takes seconds longer, before it does."""
+    from trimix_kernels import argmax, fuse_three, fuse_two, is_cached
+
+    if stderr.is_terminal and not (
+        is_cached(argmax) and is_cached(fuse_two) and is_cached(fuse_three)
+    ):
+        stderr.print("[dim]compiling kernels for this machine, once[/dim]")
+
+
 def write(text: str) -> None:
     """Show a piece of the output at once."""
     if text:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trimix_edge.cli import options as opt
-from trimix_edge.cli.console import Bar, stderr, write
+from trimix_edge.cli.console import Bar, announce_kernels, stderr, write
 from trimix_edge.errors import PromptCacheError, PromptError, UsageError
 
 if TYPE_CHECKING:
@@ -97,6 +97,7 @@ def command(
     if max_tokens is not None and max_tokens < 0:
         raise UsageError(f"max-tokens is {max_tokens}, it can't be negative")
     length = opt.draft(draft, manifest, opt.weights(weights))
+    announce_kernels()
     with Bar() as bar:
         trimix = TriMix.load(
             trio,

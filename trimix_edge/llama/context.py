@@ -236,7 +236,7 @@ class LlamaContext:
         data = np.ascontiguousarray(state).ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
         with collected_errors() as errors:
             read = llama_cpp.llama_state_seq_set_data(self._pointer, data, state.size, 0)
-        if read != state.size:
+        if not read or read != state.size:
             llama_cpp.llama_memory_clear(self._memory, True)
             raise PromptCacheError(f"{self._name}: llama.cpp refuses the state: {reason(errors)}")
         self.tokens = list(tokens)

@@ -156,6 +156,8 @@ def shared_vocab_size(vocabs: Sequence[NamedVocab]) -> int:
     for other in vocabs[1:]:
         _compare_settings(first, other)
         _compare_tokens(first, other, size)
+    for v in vocabs:  # tens of megabytes
+        v.vocab.__dict__.pop("_texts", None)
     for v in vocabs:
         for token in range(size, v.vocab.size):
             if not v.vocab.is_padding(token):
