@@ -11,6 +11,7 @@ small_base = "small_base.gguf"        # may be absent where its weight is 0
 
 [fusion]
 weights = [0.5, 0.8]                  # large_ins, small_cpt; small_base is what is left of 1
+                                      # or "auto", "entropy": chosen for each prompt
 plausibility = "small_cpt:0.1"
 
 [sampling]                            # any field of SamplingParams
@@ -42,6 +43,8 @@ from trimix_edge.config import (
     Plausibility,
     Role,
     SamplingParams,
+    WeightChoice,
+    Weights,
 )
 from trimix_edge.errors import TrioConfigError, UsageError
 
@@ -66,7 +69,7 @@ class TrioManifest:
     name: str
     models: Mapping[Role, Path]
     description: str = ""
-    weights: FusionWeights = PAPER_WEIGHTS
+    weights: Weights = PAPER_WEIGHTS
     plausibility: Plausibility | None = None
     sampling: SamplingParams = field(default_factory=SamplingParams)
     context: ContextParams = field(default_factory=ContextParams)
@@ -244,7 +247,15 @@ class _Table:
             raise TrioConfigError(f"{self._where}: {self._prefix}{key} holds an empty string")
         return tuple(values)
 
-    def weights(self, key: str) -> FusionWeights | None:
+    def weights(self, key: str) -> Weights | None:
+        if isinstance(self._content.get(key), str):
+            word = self.text(key)
+            if word not in tuple(WeightChoice):
+                raise TrioConfigError(
+                    f'{self._where}: {self._prefix}{key} must be two numbers, "auto" or '
+                    f'"entropy", not {word!r}'
+                )
+            return WeightChoice(word)
         values = self._get(key, list, "a list of two numbers")
         if values is None:
             return None

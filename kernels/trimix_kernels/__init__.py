@@ -1,5 +1,25 @@
 """Arrays in, arrays out: the inner loops of logit fusion. NumPy and Numba only."""
 
 from trimix_kernels.fuse import argmax, fill_candidates, fuse_three, fuse_two, mask_implausible
+from trimix_kernels.score import (
+    exponentials,
+    fuse_saf,
+    grid_entropy,
+    grid_nll,
+    moments,
+    token_logprobs,
+)
 
-__all__ = ["argmax", "fill_candidates", "fuse_three", "fuse_two", "mask_implausible"]
+__all__ = [
+    "argmax",
+    "exponentials",
+    "fill_candidates",
+    "fuse_saf",
+    "fuse_three",
+    "fuse_two",
+    "grid_entropy",
+    "grid_nll",
+    "mask_implausible",
+    "moments",
+    "token_logprobs",
+]

@@ -21,3 +21,14 @@ def njit(function: Callable[P, R]) -> Callable[P, R]:
         nogil=True, cache=True, error_model="numpy", fastmath=set(FAST_MATH)
     )(function)
     return compiled
+
+
+def njit_in_order(function: Callable[P, R]) -> Callable[P, R]:
+    """Like :func:`njit`, with sums and products in the order they are written in.
+
+    For formulas whose rounding is part of them, such as a range reduction in two steps.
+    """
+    compiled: Callable[P, R] = numba.njit(
+        nogil=True, cache=True, error_model="numpy", fastmath={"nsz", "contract"}
+    )(function)
+    return compiled
