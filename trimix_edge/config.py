@@ -155,8 +155,8 @@ class RuleChoice:
     """Which fusion rule, by name.
 
     Attributes:
-        name: ``trimix``, ``proxy`` (Proxy Tuning), ``average`` (of large_ins and small_cpt), ``saf``
-            (SAF-W) or ``single``.
+        name: ``trimix``, ``proxy`` (Proxy Tuning), ``average`` (of large_ins and small_cpt),
+            ``saf`` (SAF-W) or ``single``.
         role: the model of ``single``, or the host of ``saf``, large_ins or small_cpt.
     """
 

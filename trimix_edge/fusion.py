@@ -298,8 +298,8 @@ class DynamicFusion:
 
 
 class SafFusion:
-    """SAF-W: ``L = e·L_host + (1 - e)·L_scorer``, with ``e`` the probability that the scorer gives to
-    the host's first choice.
+    """SAF-W: ``L = e·L_host + (1 - e)·L_scorer``, with ``e`` the probability that the scorer gives
+    to the host's first choice.
 
     Args:
         host: ``large_ins`` or ``small_cpt``; the other one is the scorer.

@@ -9,12 +9,21 @@ from time import perf_counter
 from typing import TYPE_CHECKING, TypedDict
 
 from trimix_edge.chat import Message, render_chat
-from trimix_edge.config import ContextParams, FusionWeights, Plausibility, Role, SamplingParams
+from trimix_edge.config import (
+    ContextParams,
+    FusionWeights,
+    Plausibility,
+    Role,
+    RuleChoice,
+    SamplingParams,
+    Weights,
+)
 from trimix_edge.engine import Engine, PromptProgress
 from trimix_edge.errors import UsageError
-from trimix_edge.fusion import LinearFusion
+from trimix_edge.fusion import DynamicFusion, FusionRule, make_rule, rule_roles
 from trimix_edge.llama import Sampler
 from trimix_edge.manifest import TrioManifest
+from trimix_edge.scoring import Score, ScoreProgress, score_tokens
 from trimix_edge.sequence import FinishReason, Timings
 from trimix_edge.sequence import Sequence as TokenSequence
 from trimix_edge.text import TextStream
@@ -36,23 +45,29 @@ class GenerationChunk:
         token_id: the token that was added.
         logprob: nats under the fused distribution, if asked for.
         finish_reason: given by the last chunk only.
+        weights: those in force, also where they were chosen for this prompt.
     """
 
     text: str
     token_id: int
     logprob: float | None = None
     finish_reason: FinishReason | None = None
+    weights: FusionWeights | None = None
 
 
 @dataclass(frozen=True)
 class Generation:
-    """A whole generation: ``text`` and everything that is needed to understand or repeat it."""
+    """A whole generation: ``text`` and everything that is needed to understand or repeat it.
+
+    ``weights`` are those in force, also where they were chosen for this prompt; None under a rule
+    whose weights change from token to token.
+    """
 
     text: str
     token_ids: list[int]
     prompt_token_ids: list[int]
     finish_reason: FinishReason | None
-    weights: FusionWeights
+    weights: FusionWeights | None
     seed: int
     timings: Timings
 
@@ -66,7 +81,7 @@ class GenerationOptions(TypedDict, total=False):
         max_tokens: at most this many; as many as the context holds if nobody says.
         stop: the text ends before any of these strings.
         sampling: greedy if nobody says.
-        weights, plausibility: the roles that they need must be loaded.
+        weights, rule, plausibility: the roles that they need must be loaded.
         logprobs: fill :attr:`GenerationChunk.logprob`.
         on_progress: called with the evaluated and all tokens of the prompt.
     """
@@ -75,7 +90,8 @@ class GenerationOptions(TypedDict, total=False):
     max_tokens: int | None
     stop: Iterable[str] | None
     sampling: SamplingParams | None
-    weights: FusionWeights | None
+    weights: Weights | None
+    rule: RuleChoice | None
     plausibility: Plausibility | None
     logprobs: bool
     on_progress: PromptProgress | None
@@ -89,9 +105,10 @@ class TriMix:
     ...         print(chunk.text, end="", flush=True)
     """
 
-    def __init__(self, trio: Trio, manifest: TrioManifest) -> None:
+    def __init__(self, trio: Trio, manifest: TrioManifest, rule: RuleChoice | None = None) -> None:
         self.trio = trio
         self.manifest = manifest
+        self.rule = rule or RuleChoice()
         self.load_seconds = 0.0
 
     @classmethod
@@ -100,7 +117,8 @@ class TriMix:
         trio: str | Path | None = None,
         *,
         models: Mapping[Role, Path] | None = None,
-        weights: FusionWeights | None = None,
+        weights: Weights | None = None,
+        rule: RuleChoice | None = None,
         plausibility: Plausibility | None = None,
         context: ContextParams | None = None,
         roles: Collection[Role] = (),
@@ -112,6 +130,7 @@ class TriMix:
             trio: an embedded trio's name, a ``trio.toml``, its folder; None for the default one.
             models: GGUF files by role, instead of the manifest's or of a manifest.
             weights, plausibility: instead of the manifest's.
+            rule: instead of TriMix; later calls follow it too unless they name another.
             context: instead of the manifest's.
             roles: load these too, for later calls with other weights.
             on_progress: called with a role and the loaded part of its file.
@@ -127,13 +146,16 @@ class TriMix:
             plausibility=plausibility or manifest.plausibility,
             context=context or manifest.context,
         )
-        needed = {*roles, *manifest.weights.roles}
-        if manifest.plausibility is not None:
-            needed.add(manifest.plausibility.role)
+        rule = rule or RuleChoice()
+        available = {*manifest.models, *manifest.adapters}
+        needed = {
+            *roles,
+            *rule_roles(rule, manifest.weights, manifest.plausibility, available),
+        }
         trio_loaded = Trio(
             manifest.models, needed, manifest.context, on_progress, adapters=manifest.adapters
         )
-        loaded = cls(trio_loaded, manifest)
+        loaded = cls(trio_loaded, manifest, rule)
         loaded.load_seconds = perf_counter() - start
         return loaded
 
@@ -183,6 +205,81 @@ class TriMix:
         """The assistant's next turn in a conversation; arguments as in :meth:`stream`."""
         return self.generate(messages, **options)
 
+    def fusion_rule(
+        self,
+        rule: RuleChoice | None = None,
+        weights: Weights | None = None,
+        plausibility: Plausibility | None = None,
+    ) -> FusionRule:
+        """The rule object of one generation: what is None is as at loading.
+
+        Raises:
+            TrioConfigError: weights are chosen by prompt, and a role for that is not loaded.
+        """
+        if rule is None:  # weights alone mean TriMix
+            rule = self.rule if weights is None else RuleChoice()
+        return make_rule(
+            rule,
+            weights or self.manifest.weights,
+            self.trio.n_vocab,
+            plausibility or self.manifest.plausibility,
+            self.trio.roles,
+        )
+
+    def score(
+        self,
+        text: str,
+        condition: Prompt | None = None,
+        *,
+        weights: Weights | None = None,
+        rule: RuleChoice | None = None,
+        roles: Collection[Role] | None = None,
+        chat: bool | None = None,
+        stride: int | None = None,
+        on_progress: ScoreProgress | None = None,
+    ) -> Score:
+        """What each token of a text costs, given what comes before it.
+
+        The plausibility constraint is left out: under it most texts would be impossible.
+
+        Args:
+            condition: a prompt, which is not scored. Dynamic weights are chosen on it; ``auto``
+                without one reads the text itself, its first window, once more before it is scored.
+            weights, rule: as for :meth:`stream`.
+            roles: also score each of these alone; all loaded ones if None.
+            chat: whether the condition goes through the chat template, as for :meth:`tokenize`.
+            stride: a text longer than the context is read through a window that moves by this many
+                tokens; half the context if None.
+            on_progress: called with the scored and all tokens of the text.
+
+        Raises:
+            PromptError: fewer than two tokens, or none after a condition.
+            UsageError: the stride is out of range, or ``entropy`` has no condition to choose on.
+        """
+        fusion = make_rule(
+            rule or (self.rule if weights is None else RuleChoice()),
+            weights or self.manifest.weights,
+            self.trio.n_vocab,
+            None,
+            self.trio.roles,
+        )
+        before = [] if condition is None else self.tokenize(condition, chat=chat)
+        if isinstance(fusion, DynamicFusion) and not fusion.reads_prompt and not before:
+            raise UsageError(
+                "weights entropy are chosen on the first token after a prompt: give a condition"
+            )
+        tokens = self.trio.vocab.tokenize(text, add_special=not before)
+        return score_tokens(
+            self.trio,
+            fusion,
+            before,
+            tokens,
+            len(text.encode()),
+            roles=self.trio.roles if roles is None else roles,
+            stride=stride,
+            on_progress=on_progress,
+        )
+
     def close(self) -> None:
         """Free the models; safe to call again."""
         self.trio.close()
@@ -208,10 +305,8 @@ class _Run:
         self._max_tokens = manifest.max_tokens if max_tokens is None else max_tokens
         self._sampling = options.get("sampling") or manifest.sampling
         self._text = TextStream(manifest.stop if stop is None else stop)
-        self._rule = LinearFusion(
-            options.get("weights") or manifest.weights,
-            trimix.trio.n_vocab,
-            options.get("plausibility") or manifest.plausibility,
+        self._rule = trimix.fusion_rule(
+            options.get("rule"), options.get("weights"), options.get("plausibility")
         )
         self._sequence = TokenSequence(trimix.tokenize(prompt, chat=options.get("chat")))
         self._seed = 0
@@ -234,7 +329,9 @@ class _Run:
                     sequence.finish_reason = "stop"
                 elif sequence.finish_reason is not None:
                     shown += text.finish()
-                yield GenerationChunk(shown, token.id, token.logprob, sequence.finish_reason)
+                yield GenerationChunk(
+                    shown, token.id, token.logprob, sequence.finish_reason, self._rule.weights
+                )
                 if text.stopped:
                     break
 

@@ -1,9 +1,9 @@
 """What known tokens cost under the fused distribution: at one pair of weights, or a whole grid.
 
 Rows come straight from llama.cpp, as in :mod:`trimix_kernels.fuse`: float32, of ``large_ins`` (a),
-``small_cpt`` (b) and ``small_base`` (c), each ``[n_rows, >= n_vocab]``. Costs are nats, float64. The
-fused logits are ``w_large·a + w_cpt·b + (1 - w_large - w_cpt)·c``; with two models pass the second
-one's rows as c too: what is left of their weights then goes to it.
+``small_cpt`` (b) and ``small_base`` (c), each ``[n_rows, >= n_vocab]``. Costs are nats, float64.
+The fused logits are ``w_large·a + w_cpt·b + (1 - w_large - w_cpt)·c``; with two models pass the
+second one's rows as c too: what is left of their weights then goes to it.
 
 A token of fused logit -inf has no probability; as a target it costs infinity. Where a fused logit
 is NaN or +inf there is no distribution, and the cost is NaN.

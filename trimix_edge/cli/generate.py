@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -52,6 +51,7 @@ def command(
     small_cpt: opt.SmallCpt = None,
     small_base: opt.SmallBase = None,
     weights: opt.Weights = None,
+    rule: opt.Rule = None,
     plausibility: opt.Mask = None,
     greedy: opt.Greedy = False,
     temperature: opt.Temperature = None,
@@ -82,6 +82,7 @@ def command(
 ) -> None:
     """Continue a prompt, streaming to the terminal."""
     given = dict(locals())
+    from trimix_edge.config import WeightChoice
     from trimix_edge.manifest import TrioManifest
     from trimix_edge.trimix import TriMix
 
@@ -97,6 +98,7 @@ def command(
             trio,
             models=files,
             weights=opt.weights(weights),
+            rule=opt.rule(rule, weights),
             plausibility=opt.plausibility(plausibility),
             context=context,
             on_progress=bar.loading,
@@ -114,11 +116,17 @@ def command(
                 result = trimix.generate(turns, **settings)
                 print(json.dumps(_as_json(result, trimix.load_seconds), ensure_ascii=False))
                 return
-            reason = None
+            reason = in_force = None
             for chunk in trimix.stream(turns, **settings):
                 write(chunk.text)
-                reason = chunk.finish_reason or reason
+                reason, in_force = chunk.finish_reason or reason, chunk.weights
             write("\n")
+            if (
+                isinstance(trimix.manifest.weights, WeightChoice)
+                and in_force
+                and stderr.is_terminal
+            ):
+                stderr.print(f"[dim](weights {in_force}, chosen for this prompt)[/dim]")
             if reason in ("length", "context") and stderr.is_terminal:
                 limit = "--max-tokens" if reason == "length" else "--ctx"
                 stderr.print(f"[dim](cut short by {limit})[/dim]")
@@ -135,20 +143,10 @@ def _trio_and_prompt(arguments: list[str], file: Path | None) -> tuple[str | Non
     elif not arguments:
         raise UsageError("no prompt: give one, or - to read it from standard input")
     else:
-        prompt = _read_stdin() if arguments[-1] == "-" else arguments[-1]
+        prompt = opt.read_stdin() if arguments[-1] == "-" else arguments[-1]
     if not prompt:
         raise PromptError("the prompt is empty: there is nothing to continue")
     return trio, prompt
-
-
-def _read_stdin() -> str:
-    data = sys.stdin.buffer.read()
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise PromptError(
-            f"standard input is not UTF-8: byte {error.start} is 0x{data[error.start]:02x}"
-        ) from None
 
 
 def _messages(system: str, prompt: str) -> list[Message]:
@@ -162,11 +160,7 @@ def _as_json(result: Any, load_seconds: float) -> dict[str, Any]:
         "token_ids": result.token_ids,
         "prompt_token_ids": result.prompt_token_ids,
         "finish_reason": result.finish_reason,
-        "weights": {
-            "large_ins": weights.large_ins,
-            "small_cpt": weights.small_cpt,
-            "small_base": weights.small_base,
-        },
+        "weights": opt.weights_json(weights),
         "seed": result.seed,
         "timings": {
             "load_ms": _ms(load_seconds),

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from trimix_edge.config import ContextParams, FusionWeights, Plausibility, Role, SamplingParams
-from trimix_edge.errors import GrammarError, TriMixError, UsageError
+from trimix_edge.config import (
+    ContextParams,
+    FusionWeights,
+    Plausibility,
+    Role,
+    RuleChoice,
+    SamplingParams,
+    parse_weights,
+)
+from trimix_edge.config import Weights as FusionWeightsOrChoice
+from trimix_edge.errors import GrammarError, PromptError, TriMixError, UsageError
 from trimix_edge.manifest import TrioManifest
 
 _MODELS, _FUSION, _SAMPLING, _MACHINE = "Models", "Fusion", "Sampling", "Machine"
@@ -27,7 +37,18 @@ SmallBase = Annotated[Path | None, _option("The small model before that training
 
 Weights = Annotated[
     str | None,
-    _option("Weights of large_ins and small_cpt, as in 0.1,0.9; small_base has the rest.", _FUSION),
+    _option(
+        "Weights of large_ins and small_cpt, as in 0.1,0.9; small_base has the rest. auto: those "
+        "under which the prompt is likeliest; entropy: those surest of the first token.",
+        _FUSION,
+    ),
+]
+Rule = Annotated[
+    str | None,
+    _option(
+        "trimix, or a rival: proxy (Proxy Tuning), average, saf or saf:HOST (SAF-W), single:ROLE.",
+        _FUSION,
+    ),
 ]
 Mask = Annotated[
     str | None,
@@ -126,8 +147,29 @@ def models(
     return {role: path for role, path in given.items() if path is not None}
 
 
-def weights(text: str | None) -> FusionWeights | None:
-    return None if text is None else FusionWeights.parse(text)
+def weights(text: str | None) -> FusionWeightsOrChoice | None:
+    return None if text is None else parse_weights(text)
+
+
+def rule(text: str | None, weights: str | None) -> RuleChoice | None:
+    """The rule of that name.
+
+    Raises:
+        UsageError: there is none, or weights are given beside one that sets them itself.
+    """
+    if text is None:
+        return None
+    choice = RuleChoice.parse(text)
+    if weights is not None:
+        choice.refuse_weights()
+    return choice
+
+
+def weights_json(weights: FusionWeights | None) -> dict[str, float] | None:
+    """The three weights by role, for ``--json``; None where no pair was in force throughout."""
+    if weights is None:
+        return None
+    return {str(role): getattr(weights, role.value) for role in Role}
 
 
 def plausibility(text: str | None) -> Plausibility | None:
@@ -173,6 +215,21 @@ def sampling(
             raise UsageError(f"--greedy switches every sampler off: leave --{name} away")
         return SamplingParams()
     return replace(manifest.sampling, **given)
+
+
+def read_stdin() -> str:
+    """All of standard input.
+
+    Raises:
+        PromptError: it is not UTF-8.
+    """
+    data = sys.stdin.buffer.read()
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise PromptError(
+            f"standard input is not UTF-8: byte {error.start} is 0x{data[error.start]:02x}"
+        ) from None
 
 
 def read_text(path: Path, what: str, kind: type[TriMixError]) -> str:
