@@ -309,6 +309,46 @@ class SamplingParams:
         )
 
 
+MAX_DRAFT = 31
+"""A batch of drafted tokens, and the token before them, has a row of logits for each."""
+
+
+@dataclass(frozen=True)
+class Draft:
+    """How many tokens are drafted and then verified in one batch; what is emitted stays the same.
+
+    Attributes:
+        n_tokens: None for as many as pay off on this machine, 0 for none.
+    """
+
+    n_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.n_tokens is not None and not 0 <= self.n_tokens <= MAX_DRAFT:
+            raise UsageError(
+                f"draft is {self.n_tokens}, it must be from 0 to {MAX_DRAFT}, auto or off"
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> Draft:
+        """Read ``auto``, ``off`` or a number.
+
+        Raises:
+            UsageError: it is none of them, or out of range.
+        """
+        if text in ("auto", "off"):
+            return cls(None if text == "auto" else 0)
+        try:
+            return cls(int(text))
+        except ValueError as error:
+            if isinstance(error, UsageError):
+                raise
+            raise UsageError(f"draft: {text!r} is not auto, off or a number of tokens") from None
+
+    def __str__(self) -> str:
+        return "auto" if self.n_tokens is None else str(self.n_tokens or "off")
+
+
 KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 
 

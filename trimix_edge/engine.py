@@ -1,8 +1,8 @@
-"""The loop that makes tokens: decode, fuse, choose, append. Token ids only, no text."""
+"""The loop that makes tokens: evaluate, fuse, choose, append. Token ids only, no text."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from time import perf_counter
 from typing import NamedTuple, Protocol
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from trimix_edge.config import Role
 from trimix_edge.errors import ContextOverflowError, PromptError
-from trimix_edge.fusion import FusionRule, TrioLogits
+from trimix_edge.fusion import Evaluated, FusionRule, TrioLogits
 from trimix_edge.sequence import FinishReason, Sequence
 
 PromptProgress = Callable[[int, int], None]
@@ -19,10 +19,12 @@ PromptProgress = Callable[[int, int], None]
 
 
 class Token(NamedTuple):
-    """A generated token, and its fused log-probability in nats, if asked for."""
+    """A generated token; if asked for, its fused log-probability in nats, and what part each role
+    had in its choice (:meth:`FusionRule.shares`)."""
 
     id: int
     logprob: float | None
+    shares: Mapping[Role, float] | None
 
 
 class Models(Protocol):
@@ -52,15 +54,40 @@ class Chooser(Protocol):
     def accept_prompt(self, tokens: list[int]) -> None: ...
 
 
+class Lookahead(Protocol):
+    """How the engine gets on: one token after the other, or some of them guessed at once."""
+
+    def advance(self, sequence: Sequence, limit: int) -> Evaluated:
+        """Evaluate the last token, and at most ``limit`` guesses at the next ones."""
+
+    def learn(self, emitted: list[int]) -> None:
+        """Hear which tokens were emitted from what :meth:`advance` had evaluated."""
+
+
+class OneByOne:
+    """The plain way: no guesses."""
+
+    def __init__(self, models: Models) -> None:
+        self._models = models
+
+    def advance(self, sequence: Sequence, limit: int) -> Evaluated:
+        return Evaluated(self._models.decode([sequence.last]), ())
+
+    def learn(self, emitted: list[int]) -> None:
+        """Nothing was guessed."""
+
+
 class Engine:
-    """Fused generation, one token at a time.
+    """Fused generation.
 
     Args:
         models: the trio.
         rule: how logits are fused.
         sampler: how a token is chosen from the fused row.
         is_end: whether a token ends the generation.
+        lookahead: how to get on; one token at a time if absent.
         logprobs: compute each token's log-probability, one more pass over the vocabulary.
+        explain: compute what part each role had in each token.
     """
 
     def __init__(
@@ -70,13 +97,17 @@ class Engine:
         sampler: Chooser,
         is_end: Callable[[int], bool],
         *,
+        lookahead: Lookahead | None = None,
         logprobs: bool = False,
+        explain: bool = False,
     ) -> None:
         self._models = models
         self._rule = rule
         self._sampler = sampler
         self._is_end = is_end
+        self._lookahead = lookahead or OneByOne(models)
         self._logprobs = logprobs
+        self._explain = explain
 
     def prefill(self, sequence: Sequence, on_progress: PromptProgress | None = None) -> TrioLogits:
         """Evaluate the prompt in chunks.
@@ -99,6 +130,7 @@ class Engine:
         if reads:  # a piece has a row of logits for each token
             chunk = min(chunk, self._models.max_rows)
         kept = self._models.start(self._rule.needs, [] if reads else prompt)
+        sequence.n_kept = kept
         for at in range(kept, n, chunk):
             piece = prompt[at : at + chunk]
             is_last = at + len(piece) == n
@@ -116,18 +148,6 @@ class Engine:
         sequence.timings.prompt = perf_counter() - start
         return logits
 
-    def step(self, sequence: Sequence, logits: TrioLogits) -> Token:
-        """Fuse one row, choose a token and append it."""
-        start = perf_counter()
-        fused = self._rule.fuse(logits)
-        after_fusion = perf_counter()
-        token = self._sampler.choose(fused.logits[0], int(fused.best[0]))
-        sequence.append(token)
-        timings = sequence.timings
-        timings.fusion += after_fusion - start
-        timings.sampling += perf_counter() - after_fusion
-        return Token(token, _logprob(fused.logits[0], token) if self._logprobs else None)
-
     def generate(
         self,
         sequence: Sequence,
@@ -142,20 +162,65 @@ class Engine:
             max_tokens: None for as many as the context holds.
             on_progress: see :meth:`prefill`.
         """
-        logits = self.prefill(sequence, on_progress)
-        timings = sequence.timings
-        timings.models = self._models.decode_seconds
-        start = perf_counter()
+        evaluated = Evaluated(self.prefill(sequence, on_progress), ())
+        sequence.timings.models = self._models.decode_seconds
         if max_tokens == 0:
             sequence.finish_reason = "length"
         while sequence.finish_reason is None:
-            token = self.step(sequence, logits)
-            sequence.finish_reason = self._finish_reason(sequence, token.id, max_tokens)
-            timings.generation = perf_counter() - start
-            yield token
+            n_before = len(sequence.generated)
+            yield from self._emit(sequence, evaluated, max_tokens)
             if sequence.finish_reason is None:
-                self._sampler.accept(token.id)
-                logits = self._models.decode([token.id])
+                start = perf_counter()
+                self._models.truncate(len(sequence) - 1)  # drafted tokens that were not emitted
+                self._lookahead.learn(sequence.generated[n_before:])
+                evaluated = self._lookahead.advance(sequence, self._room(sequence, max_tokens) - 1)
+                sequence.timings.generation += perf_counter() - start
+
+    def _emit(
+        self, sequence: Sequence, evaluated: Evaluated, max_tokens: int | None
+    ) -> Iterator[Token]:
+        """Fuse all rows, and emit as long as the tokens chosen are those that were drafted.
+
+        This is the whole of the guarantee: a token is only ever chosen by the sampler, from the
+        fused row after the very tokens that were emitted before it.
+        """
+        start = perf_counter()
+        fused = self._rule.fuse(evaluated.logits)
+        timings = sequence.timings
+        timings.fusion += perf_counter() - start
+        for row, drafted in enumerate((*evaluated.draft, None)):
+            chosen_from = perf_counter()
+            token = self._sampler.choose(fused.logits[row], int(fused.best[row]))
+            sequence.append(token)
+            timings.sampling += perf_counter() - chosen_from
+            sequence.finish_reason = self._finish_reason(sequence, token, max_tokens)
+            sequence.draft.accepted += token == drafted
+            emitted = self._token(evaluated.logits, fused.logits[row], row, token)
+            if sequence.finish_reason is None:
+                self._sampler.accept(token)
+            timings.generation += perf_counter() - start
+            yield emitted
+            start = perf_counter()
+            if token != drafted or sequence.finish_reason is not None:
+                break
+
+    def _token(
+        self, logits: TrioLogits, fused_row: npt.NDArray[np.float32], row: int, token: int
+    ) -> Token:
+        return Token(
+            token,
+            _logprob(fused_row, token) if self._logprobs else None,
+            self._rule.shares(logits, row, fused_row, token) if self._explain else None,
+        )
+
+    def _room(self, sequence: Sequence, max_tokens: int | None) -> int:
+        """Tokens that may still be emitted."""
+        in_context = self._models.n_ctx - len(sequence)
+        return (
+            in_context
+            if max_tokens is None
+            else min(in_context, max_tokens - len(sequence.generated))
+        )
 
     def _finish_reason(
         self, sequence: Sequence, token: int, max_tokens: int | None

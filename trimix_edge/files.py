@@ -1,7 +1,8 @@
-"""Writing files: whole or not at all, and not onto a disk that has no room for them."""
+"""Files: written whole or not at all, where there is room for them, and told from one another."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import uuid
@@ -9,7 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import platformdirs
+
 from trimix_edge.errors import DiskSpaceError, TargetError
+
+_HEAD, _SAMPLES, _SAMPLE = 1 << 16, 256, 1 << 12
 
 
 def check_target(target: Path, *, overwrite: bool) -> None:
@@ -51,6 +56,31 @@ def replacing(target: Path) -> Iterator[Path]:
             path.replace(target)
         except OSError as error:
             raise TargetError(f"{target} can't be written: {error.strerror or error}") from None
+
+
+def cache_folder() -> Path:
+    """Where things are kept that can be made again: ``TRIMIX_EDGE_CACHE``, or the user's cache."""
+    given = os.environ.get("TRIMIX_EDGE_CACHE")
+    return Path(given) if given else platformdirs.user_cache_path("trimix-edge", appauthor=False)
+
+
+def fingerprint(path: Path) -> str:
+    """What tells a large file from another: SHA-256 of its size, its head and samples of the rest.
+
+    Reading gigabytes would take longer than what it is for. Files made to deceive can have the same
+    one: do not let safety depend on it.
+
+    Raises:
+        OSError: the file can't be read.
+    """
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        digest.update(file.read(_HEAD))
+        for n in range(_SAMPLES):
+            file.seek(size * n // _SAMPLES)
+            digest.update(file.read(_SAMPLE))
+    return digest.hexdigest()
 
 
 def free_bytes(folder: Path) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
@@ -31,6 +32,18 @@ from trimix_edge.errors import TrioConfigError
 TrioLogits = Mapping[Role, npt.NDArray[np.float32]]
 """Raw logits by role, float32 ``[n_rows, >= n_vocab]``, as :meth:`Trio.decode` returns them. A role
 that no one needs is absent."""
+
+
+class Evaluated(NamedTuple):
+    """What the models say after the last emitted token, and after each of some drafted ones.
+
+    Attributes:
+        logits: of each role ``len(draft) + 1`` rows.
+        draft: guesses at the next tokens; row ``i`` follows the first ``i`` of them.
+    """
+
+    logits: TrioLogits
+    draft: Collection[int]
 
 
 class Fused(NamedTuple):
@@ -354,13 +367,12 @@ def _shares(
     others = fused_row.copy()
     others[token] = -np.inf
     rival = int(np.argmax(others))
-    pulls = {
-        role: w * (float(logits[role][row, token]) - float(logits[role][row, rival]))
-        for role, w in weights.items()
-    }
-    total = sum(map(abs, pulls.values()))
-    usable = 0 < total < float("inf")
-    return {role: pull / total if usable else 0.0 for role, pull in pulls.items()}
+    pulls = {}
+    for role, weight in weights.items():
+        pull = weight * (float(logits[role][row, token]) - float(logits[role][row, rival]))
+        pulls[role] = pull if math.isfinite(pull) else 0.0
+    total = sum(map(abs, pulls.values())) or 1.0
+    return {role: pull / total for role, pull in pulls.items()}
 
 
 def rule_roles(

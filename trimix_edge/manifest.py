@@ -21,6 +21,7 @@ repeat_penalty = 1.1
 chat = true                           # prompts go through the chat template of large_ins
 max_tokens = 256
 stop = ["\\n"]
+draft = "auto"                        # or "off", or a number of tokens
 
 [context]                             # n_ctx, n_batch, kv_type
 n_ctx = 1024
@@ -29,6 +30,7 @@ n_ctx = 1024
 from __future__ import annotations
 
 import difflib
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -39,6 +41,7 @@ from typing import Any
 from trimix_edge.config import (
     Adapter,
     ContextParams,
+    Draft,
     FusionWeights,
     Plausibility,
     Role,
@@ -47,6 +50,7 @@ from trimix_edge.config import (
     Weights,
 )
 from trimix_edge.errors import TrioConfigError, UsageError
+from trimix_edge.files import replacing
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -75,6 +79,7 @@ class TrioManifest:
     context: ContextParams = field(default_factory=ContextParams)
     chat: bool = False
     max_tokens: int | None = None
+    draft: Draft = field(default_factory=Draft)
     stop: tuple[str, ...] = ()
     adapters: Mapping[Role, Adapter] = field(default_factory=dict)
     path: Path | None = field(default=None, compare=False)
@@ -148,9 +153,64 @@ class TrioManifest:
             context=ContextParams(**context.fields(ContextParams(), _CONTEXT_KEYS)),
             chat=generation.boolean("chat") or False,
             max_tokens=max_tokens,
+            draft=generation.draft("draft"),
             stop=generation.texts("stop"),
             adapters={role: adapter for role, adapter in adapters.items() if adapter},
             path=path,
+        )
+
+
+def save_weights(path: Path, weights: FusionWeights) -> None:
+    """Write a pair, to four digits, into a manifest's ``[fusion] weights``, and leave the rest of
+    it as it is, comments too.
+
+    Raises:
+        TrioConfigError: the manifest is one of an embedded trio, or written in a way in which the
+            place is not found.
+        TargetError: the file can't be written.
+    """
+    if path in embedded_trios().values():
+        raise TrioConfigError(
+            f"{path.parent.name} is part of the installation and is not changed: copy its folder "
+            f"and name the copy"
+        )
+    text = path.read_text(encoding="utf-8")
+    weights = FusionWeights(round(weights.large_ins, 4), round(weights.small_cpt, 4))
+    value = f"[{weights.large_ins!r}, {weights.small_cpt!r}]"
+    header = re.search(r"^[ \t]*\[fusion\][^\n]*\n?", text, re.MULTILINE)
+    if header is None:
+        changed = f"{text.rstrip()}\n\n[fusion]\nweights = {value}\n"
+    else:
+        after = re.search(r"^[ \t]*\[", text[header.end() :], re.MULTILINE)
+        end = header.end() + after.start() if after else len(text)
+        section, count = re.subn(
+            r"^([ \t]*weights[ \t]*=[ \t]*)(\[[^\]]*\]|\"[^\"\n]*\"|'[^'\n]*')",
+            lambda found: found[1] + value,
+            text[header.end() : end],
+            count=1,
+            flags=re.MULTILINE,
+        )
+        line = "" if count else f"weights = {value}\n"
+        gap = "" if header[0].endswith("\n") else "\n"
+        changed = text[: header.end()] + gap + line + section + text[end:]
+    _check_saved(path, text, changed, weights)
+    with replacing(path) as scratch:
+        scratch.write_text(changed, encoding="utf-8")
+        scratch.chmod(path.stat().st_mode)
+
+
+def _check_saved(path: Path, before: str, after: str, weights: FusionWeights) -> None:
+    """Refuse an edit that would change anything but the pair."""
+    expected = tomllib.loads(before)
+    expected.setdefault("fusion", {})["weights"] = [weights.large_ins, weights.small_cpt]
+    try:
+        fits = tomllib.loads(after) == expected
+    except tomllib.TOMLDecodeError:
+        fits = False
+    if not fits:
+        raise TrioConfigError(
+            f"{path}: its [fusion] weights are not written on a line of their own: set them to "
+            f"[{weights.large_ins!r}, {weights.small_cpt!r}] by hand"
         )
 
 
@@ -236,6 +296,12 @@ class _Table:
     def integer(self, key: str) -> int | None:
         value: int | None = self._get(key, int, "a whole number")
         return value
+
+    def draft(self, key: str) -> Draft:
+        expected = '"auto", "off" or a number of tokens'
+        if isinstance(self._content.get(key), int):
+            return Draft(self._get(key, int, expected))
+        return Draft.parse(self._get(key, str, expected) or "auto")
 
     def texts(self, key: str) -> tuple[str, ...]:
         values = self._get(key, list, "a list of strings") or []

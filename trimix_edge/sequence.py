@@ -13,6 +13,23 @@ FinishReason = Literal["end", "stop", "length", "context"]
 
 
 @dataclass
+class DraftCounts:
+    """What drafting did in one generation.
+
+    Attributes:
+        rounds: times that a batch with drafted tokens in it was verified.
+        drafted: tokens that were guessed and put into such a batch.
+        accepted: those of them that were emitted.
+        looked_up: those of ``drafted`` that were copied from earlier text, not from a model.
+    """
+
+    rounds: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    looked_up: int = 0
+
+
+@dataclass
 class Timings:
     """Seconds by stage and by model.
 
@@ -22,6 +39,7 @@ class Timings:
         models: inside ``llama_decode`` and waiting for its logits, prompt included.
         fusion: in the fusion rule.
         sampling: in the samplers.
+        drafting: choosing what to draft, outside the models.
     """
 
     prompt: float = 0.0
@@ -29,16 +47,28 @@ class Timings:
     models: dict[Role, float] = field(default_factory=dict)
     fusion: float = 0.0
     sampling: float = 0.0
+    drafting: float = 0.0
 
 
 @dataclass
 class Sequence:
-    """Token ids: first the prompt's, then the generated ones."""
+    """Token ids: first the prompt's, then the generated ones.
+
+    Attributes:
+        n_kept: tokens of the prompt that were still in the contexts from before.
+    """
 
     prompt: list[int]
     generated: list[int] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     timings: Timings = field(default_factory=Timings)
+    draft: DraftCounts = field(default_factory=DraftCounts)
+    n_kept: int = 0
+
+    @property
+    def last(self) -> int:
+        """The token that was appended last."""
+        return self.generated[-1] if self.generated else self.prompt[-1]
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.generated)

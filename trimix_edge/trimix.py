@@ -8,9 +8,11 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, TypedDict
 
+from trimix_edge.batch_costs import BatchCosts, CostFile, CostProgress, measure
 from trimix_edge.chat import Message, render_chat
 from trimix_edge.config import (
     ContextParams,
+    Draft,
     FusionWeights,
     Plausibility,
     Role,
@@ -24,8 +26,9 @@ from trimix_edge.fusion import DynamicFusion, FusionRule, make_rule, rule_roles
 from trimix_edge.llama import Sampler
 from trimix_edge.manifest import TrioManifest
 from trimix_edge.scoring import Score, ScoreProgress, score_tokens
-from trimix_edge.sequence import FinishReason, Timings
+from trimix_edge.sequence import DraftCounts, FinishReason, Timings
 from trimix_edge.sequence import Sequence as TokenSequence
+from trimix_edge.speculative import Experience, Speculation
 from trimix_edge.text import TextStream
 from trimix_edge.trio import LoadProgress, Trio
 
@@ -46,6 +49,7 @@ class GenerationChunk:
         logprob: nats under the fused distribution, if asked for.
         finish_reason: given by the last chunk only.
         weights: those in force, also where they were chosen for this prompt.
+        shares: which model carried the token, if asked for: see :meth:`FusionRule.shares`.
     """
 
     text: str
@@ -53,14 +57,19 @@ class GenerationChunk:
     logprob: float | None = None
     finish_reason: FinishReason | None = None
     weights: FusionWeights | None = None
+    shares: Mapping[Role, float] | None = None
 
 
 @dataclass(frozen=True)
 class Generation:
     """A whole generation: ``text`` and everything that is needed to understand or repeat it.
 
-    ``weights`` are those in force, also where they were chosen for this prompt; None under a rule
-    whose weights change from token to token.
+    Attributes:
+        weights: those in force, also where they were chosen for this prompt; None under a rule
+            whose weights change from token to token.
+        draft: what was guessed, and how much of it was right.
+        n_kept: tokens of the prompt that did not have to be evaluated again.
+        shares: of each token, which model carried it, if asked for.
     """
 
     text: str
@@ -70,6 +79,9 @@ class Generation:
     weights: FusionWeights | None
     seed: int
     timings: Timings
+    draft: DraftCounts
+    n_kept: int
+    shares: list[Mapping[Role, float]] | None = None
 
 
 class GenerationOptions(TypedDict, total=False):
@@ -82,7 +94,9 @@ class GenerationOptions(TypedDict, total=False):
         stop: the text ends before any of these strings.
         sampling: greedy if nobody says.
         weights, rule, plausibility: the roles that they need must be loaded.
+        draft: how many tokens to guess and check at once; the text stays the same.
         logprobs: fill :attr:`GenerationChunk.logprob`.
+        explain: fill :attr:`GenerationChunk.shares`.
         on_progress: called with the evaluated and all tokens of the prompt.
     """
 
@@ -93,7 +107,9 @@ class GenerationOptions(TypedDict, total=False):
     weights: Weights | None
     rule: RuleChoice | None
     plausibility: Plausibility | None
+    draft: Draft | None
     logprobs: bool
+    explain: bool
     on_progress: PromptProgress | None
 
 
@@ -110,6 +126,7 @@ class TriMix:
         self.manifest = manifest
         self.rule = rule or RuleChoice()
         self.load_seconds = 0.0
+        self._experience = Experience()
 
     @classmethod
     def load(
@@ -280,6 +297,22 @@ class TriMix:
             on_progress=on_progress,
         )
 
+    def measure_batches(self, on_progress: CostProgress | None = None) -> BatchCosts:
+        """What batches of tokens cost the loaded models here; of models that were measured before,
+        on this machine with these settings, it is known.
+
+        Drafting needs it to know what pays off, and asks for it if nobody did.
+        """
+        if not self._experience.costs.seconds:
+            file = CostFile(self.trio.conditions)
+            fingerprints = self.trio.fingerprints
+            costs = file.load(fingerprints)
+            if costs is None:
+                costs = measure(self.trio, self.trio.roles, on_progress)
+                file.save(costs, fingerprints)
+            self._experience.costs = costs
+        return self._experience.costs
+
     def close(self) -> None:
         """Free the models; safe to call again."""
         self.trio.close()
@@ -309,7 +342,10 @@ class _Run:
             options.get("rule"), options.get("weights"), options.get("plausibility")
         )
         self._sequence = TokenSequence(trimix.tokenize(prompt, chat=options.get("chat")))
+        self._draft = options.get("draft") or manifest.draft
+        self._trimix = trimix
         self._seed = 0
+        self._shares: list[Mapping[Role, float]] = []
 
     def stream(self) -> Iterator[GenerationChunk]:
         trio, text, sequence = self._trio, self._text, self._sequence
@@ -320,7 +356,9 @@ class _Run:
                 self._rule,
                 sampler,
                 trio.vocab.is_end,
+                lookahead=self._speculation(sampler),
                 logprobs=self._options.get("logprobs", False),
+                explain=self._options.get("explain", False),
             )
             progress = self._options.get("on_progress")
             for token in engine.generate(sequence, self._max_tokens, progress):
@@ -329,11 +367,38 @@ class _Run:
                     sequence.finish_reason = "stop"
                 elif sequence.finish_reason is not None:
                     shown += text.finish()
+                if token.shares is not None:
+                    self._shares.append(token.shares)
                 yield GenerationChunk(
-                    shown, token.id, token.logprob, sequence.finish_reason, self._rule.weights
+                    shown,
+                    token.id,
+                    token.logprob,
+                    sequence.finish_reason,
+                    self._rule.weights,
+                    token.shares,
                 )
                 if text.stopped:
                     break
+
+    def _speculation(self, sampler: Sampler) -> Speculation | None:
+        if self._draft.n_tokens == 0 or self._max_tokens in (0, 1):
+            return None
+        if self._draft.n_tokens is None:
+            self._trimix.measure_batches()
+        elif self._draft.n_tokens >= self._trio.n_batch:
+            raise UsageError(
+                f"draft is {self._draft.n_tokens}, but a batch of {self._trio.n_batch} tokens has "
+                f"no room for it: lower --draft or raise --batch"
+            )
+        trio = self._trio
+        return Speculation(
+            trio,
+            sampler,
+            trio.vocab.is_end,
+            trio.n_vocab,
+            self._draft,
+            self._trimix._experience,
+        )
 
     def result(self, text: str) -> Generation:
         sequence = self._sequence
@@ -345,4 +410,7 @@ class _Run:
             weights=self._rule.weights,
             seed=self._seed,
             timings=sequence.timings,
+            draft=sequence.draft,
+            n_kept=sequence.n_kept,
+            shares=self._shares if self._options.get("explain") else None,
         )

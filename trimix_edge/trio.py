@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -13,6 +14,7 @@ import numpy.typing as npt
 
 from trimix_edge.config import Adapter, ContextParams, Role
 from trimix_edge.errors import TrioConfigError
+from trimix_edge.files import fingerprint
 from trimix_edge.llama import LlamaContext, LlamaModel, Vocab, backend_info, shared_vocab_size
 from trimix_edge.llama.context import MAX_ROWS
 from trimix_edge.llama.vocab import NamedVocab
@@ -50,6 +52,7 @@ class Trio:
     ) -> None:
         self.models: dict[Role, LlamaModel] = {}
         self._contexts: dict[Role, LlamaContext] = {}
+        self._files: dict[Role, list[Path]] = {}
         self._active: tuple[Role, ...] = ()
         self.decode_seconds: dict[Role, float] = {}
         adapters = {role: adapter for role, adapter in (adapters or {}).items() if role in roles}
@@ -71,6 +74,7 @@ class Trio:
                         )
                     )
                 self.models[role] = owners[owner]
+                self._files[role] = [paths[owner], *(a.path for a in [adapters.get(role)] if a)]
             loras = {role: self.models[role].load_adapter(a.path) for role, a in adapters.items()}
             self.lead = self._lead_model(stack, paths)
             named = [NamedVocab(str(role), m.vocab) for role, m in self.models.items()]
@@ -99,6 +103,27 @@ class Trio:
             return stack.enter_context(LlamaModel(paths[Role.LARGE_INS], vocab_only=True))
         return next(iter(self.models.values()))
 
+    @property
+    def fingerprints(self) -> dict[Role, str]:
+        """What tells the weights of each loaded role from others: see :func:`files.fingerprint`."""
+        return {
+            role: "+".join(fingerprint(path) for path in paths)
+            for role, paths in self._files.items()
+        }
+
+    @property
+    def conditions(self) -> dict[str, object]:
+        """What the time of a batch depends on, beside the models."""
+        info = backend_info()
+        return {
+            "llama_cpp_python": info.llama_cpp_python,
+            "machine": [platform.node(), platform.machine(), info.physical_cores, info.features],
+            "devices": info.devices,
+            "threads": self.context.n_threads or info.physical_cores,
+            "gpu_layers": {str(role): n for role, n in self.context.gpu_layers.items()},
+            "kv_type": self.context.kv_type,
+        }
+
     def _gpu_first(self) -> tuple[Role, ...]:
         """A decode on a GPU returns at once: start those first, and the CPU works meanwhile."""
         if not backend_info().gpu_offload:
@@ -115,6 +140,11 @@ class Trio:
     def roles(self) -> tuple[Role, ...]:
         """The loaded roles."""
         return tuple(self.models)
+
+    @property
+    def active(self) -> tuple[Role, ...]:
+        """The roles that follow the present sequence."""
+        return self._active
 
     @property
     def n_ctx(self) -> int:

@@ -1,6 +1,14 @@
 """Arrays in, arrays out: the inner loops of logit fusion. NumPy and Numba only."""
 
-from trimix_kernels.fuse import argmax, fill_candidates, fuse_three, fuse_two, mask_implausible
+from trimix_kernels.fuse import (
+    argmax,
+    fill_candidates,
+    fuse_three,
+    fuse_two,
+    mask_implausible,
+    peak_probability,
+)
+from trimix_kernels.noise import gumbel_argmax, gumbel_noise
 from trimix_kernels.score import (
     exponentials,
     fuse_saf,
@@ -19,7 +27,10 @@ __all__ = [
     "fuse_two",
     "grid_entropy",
     "grid_nll",
+    "gumbel_argmax",
+    "gumbel_noise",
     "mask_implausible",
     "moments",
+    "peak_probability",
     "token_logprobs",
 ]

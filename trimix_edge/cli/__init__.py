@@ -14,7 +14,18 @@ from typing import Annotated
 import typer
 
 from trimix_edge import __version__
-from trimix_edge.cli import chat, convert, generate, info, inspect, presets, pull, quantize, score
+from trimix_edge.cli import (
+    chat,
+    convert,
+    fit,
+    generate,
+    info,
+    inspect,
+    presets,
+    pull,
+    quantize,
+    score,
+)
 from trimix_edge.cli.console import use_utf8
 from trimix_edge.errors import TriMixError, UsageError
 
@@ -28,6 +39,7 @@ app = typer.Typer(
 app.command("generate")(generate.command)
 app.command("chat")(chat.command)
 app.command("score")(score.command)
+app.command("fit")(fit.command)
 app.command("info")(info.command)
 app.command("presets")(presets.command)
 app.command("pull")(pull.command)

@@ -47,6 +47,10 @@ def command(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object instead of streaming.")
     ] = False,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Colour each token by the model that carried it."),
+    ] = False,
     large_ins: opt.LargeIns = None,
     small_cpt: opt.SmallCpt = None,
     small_base: opt.SmallBase = None,
@@ -82,6 +86,7 @@ def command(
 ) -> None:
     """Continue a prompt, streaming to the terminal."""
     given = dict(locals())
+    from trimix_edge.cli.explain import Explainer
     from trimix_edge.config import WeightChoice
     from trimix_edge.manifest import TrioManifest
     from trimix_edge.trimix import TriMix
@@ -109,6 +114,7 @@ def command(
                 "max_tokens": max_tokens,
                 "stop": stop,
                 "sampling": sampling,
+                "explain": explain,
                 "on_progress": bar.prompt,
             }
             turns = _messages(system, prompt) if system is not None else prompt
@@ -117,8 +123,12 @@ def command(
                 print(json.dumps(_as_json(result, trimix.load_seconds), ensure_ascii=False))
                 return
             reason = in_force = None
+            explainer = Explainer() if explain else None
             for chunk in trimix.stream(turns, **settings):
-                write(chunk.text)
+                if explainer is None:
+                    write(chunk.text)
+                else:
+                    explainer.show(chunk.text, chunk.shares)
                 reason, in_force = chunk.finish_reason or reason, chunk.weights
             write("\n")
             if (
@@ -155,7 +165,9 @@ def _messages(system: str, prompt: str) -> list[Message]:
 
 def _as_json(result: Any, load_seconds: float) -> dict[str, Any]:
     timings, weights = result.timings, result.weights
+    explained = {} if result.shares is None else {"shares": _shares_json(result.shares)}
     return {
+        **explained,
         "text": result.text,
         "token_ids": result.token_ids,
         "prompt_token_ids": result.prompt_token_ids,
@@ -171,6 +183,10 @@ def _as_json(result: Any, load_seconds: float) -> dict[str, Any]:
             "models_ms": {str(role): _ms(s) for role, s in timings.models.items()},
         },
     }
+
+
+def _shares_json(shares: list[Any]) -> list[dict[str, float]]:
+    return [{str(role): round(share, 4) for role, share in token.items()} for token in shares]
 
 
 def _ms(seconds: float) -> float:

@@ -8,6 +8,7 @@ its output is checked before it is given its name.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import re
@@ -19,11 +20,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import llama_cpp
+import numpy as np
+import numpy.typing as npt
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from trimix_edge.errors import ModelLoadError, QuantizeError, UsageError
 from trimix_edge.files import check_target, replacing, require_space
 from trimix_edge.gguf_file import GgufFile, read_gguf
-from trimix_edge.llama.backend import physical_cores
+from trimix_edge.llama.backend import ggml_library, init_backend, physical_cores
 from trimix_edge.llama.quantize_worker import READY
 
 Progress = Callable[[int, int], None]
@@ -128,6 +132,32 @@ def quantize(
             worker.write(temporary, on_progress)
             n_bytes = _check_output(temporary, head)
     return QuantizeReport(target, type_, head.n_bytes, n_bytes, tuple(plan.fallbacks))
+
+
+def quantize_rows(
+    values: npt.NDArray[np.float32], kind: GGMLQuantizationType
+) -> npt.NDArray[np.uint8]:
+    """Quantise an array in memory (``ggml_quantize_chunk``).
+
+    Args:
+        values: float32 ``[n_rows, n_per_row]``, finite, rows of whole blocks of the type.
+
+    Returns:
+        uint8, the rows one after the other.
+    """
+    if kind == GGMLQuantizationType.F32:
+        return values.reshape(-1).view(np.uint8)
+    init_backend()
+    call = ggml_library("ggml-base").ggml_quantize_chunk
+    call.restype, floats = ctypes.c_size_t, ctypes.POINTER(ctypes.c_float)
+    call.argtypes = [ctypes.c_int, floats, ctypes.c_void_p, *[ctypes.c_int64] * 3, floats]
+    values = np.ascontiguousarray(values, np.float32)
+    n_rows, n_per_row = values.shape
+    block, block_bytes = GGML_QUANT_SIZES[kind]
+    out = np.empty(values.size // block * block_bytes, np.uint8)
+    source = values.ctypes.data_as(floats)
+    call(int(kind), source, out.ctypes.data, 0, n_rows, n_per_row, None)
+    return out
 
 
 def quantized_bytes(source: Path, type_: str) -> int:

@@ -7,12 +7,13 @@ import os
 import secrets
 import sys
 import tempfile
+from copy import copy
 from typing import Any
 
 import llama_cpp
 import numpy as np
 import numpy.typing as npt
-from trimix_kernels import argmax, fill_candidates
+from trimix_kernels import argmax, fill_candidates, gumbel_argmax
 
 from trimix_edge.config import SamplingParams
 from trimix_edge.errors import DecodeError, GrammarError
@@ -31,7 +32,9 @@ class Sampler:
     """Chooses a token from fused logits: the bare argmax, or llama.cpp's samplers.
 
     The chain is that of llama.cpp's own programs: grammar, penalties, DRY, top-n-sigma, top-k,
-    typical-p, top-p, min-p, XTC, temperature, and then a seeded draw.
+    typical-p, top-p, min-p, XTC, temperature. Only the draw at its end is ours, by Gumbel noise
+    that depends on seed, position and token alone (:mod:`trimix_kernels.noise`): given the same
+    noise, a drafting model draws what the fused distribution will draw. Mirostat draws by itself.
 
     Args:
         vocab: the vocabulary of ``large_ins``, for grammar and DRY.
@@ -50,6 +53,8 @@ class Sampler:
         self.seed = params.seed if params.seed is not None else secrets.randbelow(2**32 - 1)
         self._grammar: Any = None
         self._chain: Any = None
+        self._n_accepted = 0
+        self._draws = params.temperature > 0.0 and params.mirostat == 0
         if params.is_bare_argmax:
             return
         self._candidates = np.empty(n_vocab, _TOKEN_DATA)
@@ -103,8 +108,19 @@ class Sampler:
                 )
             )
             add(llama_cpp.llama_sampler_init_temp(p.temperature))
-            add(llama_cpp.llama_sampler_init_dist(self.seed))
         return chain
+
+    def clone(self) -> Sampler:
+        """One in the same state that goes its own way from here (``llama_sampler_clone``).
+
+        It uses this one's buffer: the two must not choose at the same time.
+        """
+        other = copy(self)
+        if self._grammar:
+            other._grammar = llama_cpp.llama_sampler_clone(self._grammar)
+        if self._chain:
+            other._chain = llama_cpp.llama_sampler_clone(self._chain)
+        return other
 
     def choose(self, logits: npt.NDArray[np.float32], best: int) -> int:
         """The next token.
@@ -135,10 +151,17 @@ class Sampler:
             if self._best[0] < 0:
                 raise DecodeError("fusion", 0, "the grammar and the mask leave no token to choose")
         llama_cpp.llama_sampler_apply(self._chain, ctypes.byref(array))
+        if self._draws:
+            left = c[: array.size]
+            place = gumbel_argmax(left["logit"], left["id"], self.seed, self._n_accepted)
+            if place < 0:
+                raise DecodeError("fusion", 0, "the samplers leave no token to choose")
+            return int(left["id"][place])
         return int(array.data[array.selected].id)
 
     def accept(self, token: int) -> None:
         """Tell grammar and penalties that a token was appended (``llama_sampler_accept``)."""
+        self._n_accepted += 1
         if self._grammar:
             llama_cpp.llama_sampler_accept(self._grammar, token)
         if self._chain:

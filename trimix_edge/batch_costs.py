@@ -1,0 +1,161 @@
+"""What a batch of tokens costs each model on this machine: measured once, kept on disk.
+
+On a CPU a batch is not free, and its price is no straight line: llama.cpp's repacked kernels take
+four tokens for little more than one, and three for more than four. Chips differ, so it is measured.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Protocol
+
+from trimix_edge.config import Role
+from trimix_edge.files import cache_folder
+
+SIZES = (1, 2, 3, 4, 6, 8, 12, 16)
+PATIENCE = 1.0
+"""Seconds for which a model's measurement is repeated; large models are measured once."""
+
+_MAX_REPEATS = 5
+_OWN, _COMMON = 0.05, 0.05
+
+CostProgress = Callable[[Role, int, int], None]
+"""Called with a role, the measured and all batch sizes."""
+
+
+class Models(Protocol):
+    """What is measured: a :class:`~trimix_edge.trio.Trio`."""
+
+    @property
+    def max_rows(self) -> int: ...
+    @property
+    def n_ctx(self) -> int: ...
+    def start(self, roles: Collection[Role]) -> int: ...
+    def truncate(self, n_past: int) -> None: ...
+    def decode(self, tokens: Sequence[int], n_rows: int = 1, *, abortable: bool = False) -> Any: ...
+
+
+@dataclass
+class BatchCosts:
+    """Seconds that a model takes for a batch of tokens, each with a row of logits.
+
+    Attributes:
+        seconds: by role and batch size.
+    """
+
+    seconds: dict[Role, dict[int, float]] = field(default_factory=dict)
+
+    def padded(self, role: Role, n: int) -> int:
+        """The size of batch, ``n`` or more, in which ``n`` tokens are cheapest."""
+        costs = self.seconds.get(role, {})
+        larger = [size for size in costs if size >= n]
+        return min(larger, key=costs.__getitem__, default=n)
+
+    def of(self, role: Role, n: int) -> float:
+        """Seconds for ``n`` tokens, in the cheapest batch that holds them; more than were measured
+        take as long for each as in the largest that was."""
+        costs = self.seconds[role]
+        size = self.padded(role, n)
+        return costs[size] if size in costs else costs[max(costs)] * n / max(costs)
+
+    def learn(self, role: Role, size: int, seconds: float) -> None:
+        """Take note of a batch that was really run.
+
+        Contexts grow, and machines get warm: a part of what differs is taken to hold for all sizes.
+        """
+        costs = self.seconds.get(role, {})
+        if size not in costs:
+            return
+        # One batch that the system kept waiting says nothing about the next.
+        ratio = min(2.0, seconds / costs[size])
+        for other in costs:
+            costs[other] *= 1.0 + _COMMON * (ratio - 1.0)
+        costs[size] *= 1.0 + _OWN * (ratio - 1.0)
+
+
+def measure(
+    models: Models, roles: Collection[Role], on_progress: CostProgress | None = None
+) -> BatchCosts:
+    """Time batches of each size of :data:`SIZES` on empty contexts, which are empty again then."""
+    costs = BatchCosts()
+    sizes = [size for size in SIZES if size <= min(models.max_rows, models.n_ctx)]
+    for role in roles:
+        models.start([role])
+        _seconds(models, sizes[-1])  # reads the weights from disk, and warms up
+        times: dict[int, list[float]] = {size: [] for size in sizes}
+        begun = perf_counter()
+        for _ in range(_MAX_REPEATS):
+            for n, size in enumerate(sizes, 1):
+                times[size].append(_seconds(models, size))
+                if on_progress is not None:
+                    on_progress(role, n, len(sizes))
+            if perf_counter() - begun > PATIENCE:
+                break
+        costs.seconds[role] = {size: min(taken) for size, taken in times.items()}
+    return costs
+
+
+def _seconds(models: Models, size: int) -> float:
+    start = perf_counter()
+    models.decode([0] * size, size, abortable=True)
+    seconds = perf_counter() - start
+    models.truncate(0)
+    return seconds
+
+
+class CostFile:
+    """Measurements by model, settings and machine, kept beside other things that can be made again.
+
+    A file that can't be read counts as empty, and one that can't be written is left alone: then it
+    is measured again.
+
+    Args:
+        machine: all that the measurements depend on beside the model.
+    """
+
+    def __init__(self, machine: Mapping[str, object], path: Path | None = None) -> None:
+        self._path = path or cache_folder() / "batch_costs.json"
+        self._machine = json.dumps(dict(machine), sort_keys=True)
+
+    def _key(self, fingerprint: str) -> str:
+        return hashlib.sha256(f"{self._machine}\n{fingerprint}".encode()).hexdigest()
+
+    def load(self, fingerprints: Mapping[Role, str]) -> BatchCosts | None:
+        """The measurements of all these models; None where one is missing."""
+        entries = self._read()
+        found: dict[Role, dict[int, float]] = {}
+        for role, fingerprint in fingerprints.items():
+            entry: Any = entries.get(self._key(fingerprint))
+            try:
+                seconds = {int(size): float(taken) for size, taken in entry.items()}
+            except (AttributeError, TypeError, ValueError):
+                return None
+            if not seconds or not all(0.0 < taken < 1e6 for taken in seconds.values()):
+                return None
+            found[role] = seconds
+        return BatchCosts(found)
+
+    def save(self, costs: BatchCosts, fingerprints: Mapping[Role, str]) -> None:
+        entries = self._read()
+        for role, fingerprint in fingerprints.items():
+            entries[self._key(fingerprint)] = costs.seconds[role]
+        scratch = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            scratch.write_text(json.dumps(entries), encoding="utf-8")
+            scratch.replace(self._path)
+        except OSError:
+            scratch.unlink(missing_ok=True)
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            entries = json.loads(self._path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return entries if isinstance(entries, dict) else {}
