@@ -131,6 +131,8 @@ def command(
                     explainer.show(chunk.text, chunk.shares)
                 reason, in_force = chunk.finish_reason or reason, chunk.weights
             write("\n")
+            if explainer is not None:
+                stderr.print(explainer.legend())
             if (
                 isinstance(trimix.manifest.weights, WeightChoice)
                 and in_force
