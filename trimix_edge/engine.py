@@ -164,6 +164,7 @@ class Engine:
         """
         evaluated = Evaluated(self.prefill(sequence, on_progress), ())
         sequence.timings.models = self._models.decode_seconds
+        sequence.timings.prompt_models = sum(self._models.decode_seconds.values())
         if max_tokens == 0:
             sequence.finish_reason = "length"
         while sequence.finish_reason is None:

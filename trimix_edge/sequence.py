@@ -37,6 +37,7 @@ class Timings:
         prompt: evaluating the prompt.
         generation: everything from the prompt's logits to the last token.
         models: inside ``llama_decode`` and waiting for its logits, prompt included.
+        prompt_models: the part of ``models`` that went into the prompt, all roles together.
         fusion: in the fusion rule.
         sampling: in the samplers.
         drafting: choosing what to draft, outside the models.
@@ -45,9 +46,15 @@ class Timings:
     prompt: float = 0.0
     generation: float = 0.0
     models: dict[Role, float] = field(default_factory=dict)
+    prompt_models: float = 0.0
     fusion: float = 0.0
     sampling: float = 0.0
     drafting: float = 0.0
+
+    @property
+    def outside(self) -> float:
+        """The part of ``generation`` that was not spent in the models."""
+        return self.generation - (sum(self.models.values()) - self.prompt_models)
 
 
 @dataclass

@@ -5,10 +5,11 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import platform
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -23,6 +24,9 @@ log.addHandler(logging.NullHandler())  # silent unless the application sets logg
 
 _LEVELS = {1: logging.DEBUG, 2: logging.INFO, 3: logging.WARNING, 4: logging.ERROR}
 _CONTINUED = 5
+
+_REPACKED = frozenset({2, 10, 12, 20, 39})  # enum ggml_type: Q4_0, Q2_K, Q4_K, IQ4_NL, MXFP4
+_REPACKED_ON_ARM = frozenset({8, 13, 14})  # Q8_0, Q5_K, Q6_K
 
 
 class _LogSink:
@@ -141,6 +145,18 @@ def physical_cores() -> int:
     """Physical cores this process may use; SMT siblings only slow llama.cpp's kernels down."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, min(usable or 1, psutil.cpu_count(logical=False) or usable or 1))
+
+
+def is_repacked(types: Collection[int]) -> bool:
+    """Whether llama.cpp lays out tensors of these types anew for the CPU's vector units.
+
+    A file that is mapped is then in memory twice, the second time for nothing: it is better read.
+    (``ggml_repack_get_optimal_repack_type``; ARM knows more types than x86.)
+    """
+    if llama_cpp.llama_supports_gpu_offload() or "REPACK" not in _system_features():
+        return False
+    is_arm = platform.machine().lower() in ("aarch64", "arm64")
+    return bool(set(types) & (_REPACKED | _REPACKED_ON_ARM if is_arm else _REPACKED))
 
 
 @dataclass(frozen=True)

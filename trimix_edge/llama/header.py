@@ -31,10 +31,13 @@ class _InitParams(ctypes.Structure):
     _fields_ = (("no_alloc", ctypes.c_bool), ("ctx", ctypes.c_void_p))
 
 
-def check_header(path: Path) -> None:
+def check_header(path: Path) -> frozenset[int]:
     """Refuse a file with what would end the process (``gguf_init_from_file``).
 
     A file that can't be read passes: llama.cpp says what is wrong with it.
+
+    Returns:
+        The types of its tensors, of ``enum ggml_type``.
 
     Raises:
         ModelLoadError: names the number or the tensor.
@@ -42,13 +45,16 @@ def check_header(path: Path) -> None:
     ggml = _gguf_calls()
     file = ggml.gguf_init_from_file(os.fsencode(path), _InitParams(True, None))
     if not file:
-        return
+        return frozenset()
     try:
         found = next(_nonsense(ggml, file), None)
+        n_tensors = ggml.gguf_get_n_tensors(file)
+        types = frozenset(ggml.gguf_get_tensor_type(file, i) for i in range(n_tensors))
     finally:
         ggml.gguf_free(file)
     if found is not None:
         raise ModelLoadError(f"{path} is damaged, {found}: download or convert it again")
+    return types
 
 
 def _gguf_calls() -> ctypes.CDLL:

@@ -17,6 +17,7 @@ from trimix_edge.llama.backend import (
     collected_errors,
     deferred_interrupt,
     init_backend,
+    is_repacked,
     reason,
 )
 from trimix_edge.llama.header import check_header
@@ -75,7 +76,7 @@ class LlamaModel:
     ) -> None:
         _check_file(path)
         init_backend()
-        check_header(path)
+        self._types = check_header(path)
         self.path = path
         self._pointer: Any = None
         self._load(gpu_layers, vocab_only, on_progress)
@@ -96,6 +97,11 @@ class LlamaModel:
         params = llama_cpp.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
         params.vocab_only = vocab_only
+        params.load_mode = (
+            llama_cpp.LLAMA_LOAD_MODE_NONE
+            if is_repacked(self._types)
+            else llama_cpp.LLAMA_LOAD_MODE_MMAP
+        )
         with collected_errors() as errors, deferred_interrupt() as interrupted:
             params.progress_callback = llama_cpp.llama_progress_callback(on_part)
             self._pointer = llama_cpp.llama_model_load_from_file(os.fsencode(self.path), params)
