@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pytest
+from fakes import ByteTokenizer, FakeModels, FirstChoice, never_ends
 
 from trimix_edge.config import (
     FusionWeights,
@@ -14,6 +15,7 @@ from trimix_edge.config import (
     WeightChoice,
     parse_weights,
 )
+from trimix_edge.engine import Engine
 from trimix_edge.errors import TrioConfigError, UsageError
 from trimix_edge.fusion import (
     GRID,
@@ -24,6 +26,7 @@ from trimix_edge.fusion import (
     make_rule,
     rule_roles,
 )
+from trimix_edge.sequence import Sequence
 
 Logits = dict[Role, npt.NDArray[np.float32]]
 N_VOCAB = 40
@@ -173,3 +176,18 @@ def test_shares_of_saf_use_its_endorsement_and_a_tie_has_none() -> None:
     flat = {role: np.zeros((1, 4), np.float32) for role in Role}
     tied = LinearFusion(FusionWeights(0.1, 0.9), 4)
     assert set(tied.shares(flat, 0, tied.fuse(flat).logits[0], 0).values()) == {0.0}
+
+
+def test_auto_evaluates_each_token_of_the_prompt_once_and_drops_a_role_of_weight_0() -> None:
+    def script(role: Role, sequence: list[int]) -> npt.NDArray[np.float32]:
+        row = never_ends(role, sequence)
+        return row if role is not Role.SMALL_BASE else np.roll(row, 7) * 9
+
+    prompt = list(range(23))
+    models, sequence = FakeModels(script), Sequence(prompt)
+    rule = DynamicFusion(WeightChoice.AUTO, tuple(Role), ByteTokenizer.n_vocab)
+    list(Engine(models, rule, FirstChoice(), ByteTokenizer.is_end).generate(sequence, 3))
+    assert [t for call in models.calls for t in call.tokens][: len(prompt)] == prompt
+    assert len(models.sequence) == len(prompt) + 2
+    assert rule.weights is not None
+    assert models.active == set(rule.weights.roles)
