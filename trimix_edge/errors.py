@@ -12,6 +12,7 @@ TriMixError
 ├── DiskSpaceError          a disk has no room for what is to be written
 ├── ContextError            a context could not be made (not enough memory, say)
 ├── ContextOverflowError    a prompt does not fit into the context
+├── PromptCacheError        a prompt cache is damaged, or of other models
 ├── PromptError             a prompt or a conversation cannot be used as it is
 ├── TemplateError           a chat template is missing, broken, or does what it must not
 ├── GrammarError            llama.cpp does not accept a grammar
@@ -83,6 +84,10 @@ class ContextOverflowError(TriMixError):
         )
         self.n_prompt = n_prompt
         self.n_ctx = n_ctx
+
+
+class PromptCacheError(TriMixError):
+    """A prompt cache is damaged, or of other models."""
 
 
 class PromptError(TriMixError):

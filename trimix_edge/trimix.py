@@ -8,6 +8,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, TypedDict
 
+from trimix_edge import prompt_cache
 from trimix_edge.batch_costs import BatchCosts, CostFile, CostProgress, measure
 from trimix_edge.chat import Message, render_chat
 from trimix_edge.config import (
@@ -312,6 +313,29 @@ class TriMix:
                 file.save(costs, fingerprints)
             self._experience.costs = costs
         return self._experience.costs
+
+    def save_prompt_cache(self, path: Path) -> None:
+        """Keep what the models have read, so that prompts that begin like it start at once.
+
+        Raises:
+            TargetError, DiskSpaceError: see :func:`prompt_cache.save`.
+        """
+        prompt_cache.save(path, self.trio.contexts, self._cache_identity)
+
+    def load_prompt_cache(self, path: Path) -> None:
+        """Take up what :meth:`save_prompt_cache` has kept; of use to prompts that begin like it.
+
+        Raises:
+            PromptCacheError: it can't be used; nothing has changed.
+        """
+        prompt_cache.load(path, self.trio.contexts, self._cache_identity)
+
+    @property
+    def _cache_identity(self) -> dict[str, object]:
+        return {
+            "models": {str(role): of for role, of in self.trio.fingerprints.items()},
+            "settings": {"kv_type": self.trio.context.kv_type},
+        }
 
     def close(self) -> None:
         """Free the models; safe to call again."""

@@ -112,6 +112,22 @@ class Trio:
         }
 
     @property
+    def contexts(self) -> Mapping[Role, LlamaContext]:
+        """The context of each loaded role."""
+        return self._contexts
+
+    @property
+    def n_file_bytes(self) -> int:
+        """Bytes of all files that weights were loaded from, each counted once."""
+        paths = {path for paths in self._files.values() for path in paths}
+        return sum(path.stat().st_size for path in paths)
+
+    @property
+    def n_kv_bytes(self) -> int:
+        """Bytes that the KV caches of all contexts take."""
+        return sum(context.n_kv_bytes for context in self._contexts.values())
+
+    @property
     def conditions(self) -> dict[str, object]:
         """What the time of a batch depends on, beside the models."""
         info = backend_info()

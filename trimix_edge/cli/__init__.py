@@ -15,6 +15,7 @@ import typer
 
 from trimix_edge import __version__
 from trimix_edge.cli import (
+    bench,
     chat,
     convert,
     fit,
@@ -40,6 +41,7 @@ app.command("generate")(generate.command)
 app.command("chat")(chat.command)
 app.command("score")(score.command)
 app.command("fit")(fit.command)
+app.command("bench")(bench.command)
 app.command("info")(info.command)
 app.command("presets")(presets.command)
 app.command("pull")(pull.command)

@@ -38,6 +38,7 @@ def command(
     repeat_penalty: opt.RepeatPenalty = None,
     repeat_last_n: opt.RepeatLastN = None,
     seed: opt.Seed = None,
+    draft: opt.DraftLength = None,
     ctx: opt.Ctx = None,
     batch: opt.Batch = None,
     threads: opt.Threads = None,
@@ -55,6 +56,7 @@ def command(
     manifest = TrioManifest.find(trio, files)
     sampling = opt.sampling(manifest, given, greedy=greedy, grammar=None)
     context = opt.context(manifest, ctx, batch, threads, gpu_layers, kv_type)
+    length = opt.draft(draft, manifest, opt.weights(weights))
     opening: list[Message] = []
     if system is not None:
         opening.append({"role": "system", "content": system})
@@ -70,6 +72,9 @@ def command(
         )
         bar.close()
         with trimix:
+            if (length or manifest.draft).n_tokens is None:
+                trimix.measure_batches(bar.measuring)
+                bar.close()
             interactive = sys.stdin.isatty()
             if interactive:
                 stderr.print(f"[dim]{trimix.manifest.name}: {_HELP}[/dim]")
@@ -88,6 +93,7 @@ def command(
                         max_tokens=max_tokens,
                         stop=stop,
                         sampling=sampling,
+                        draft=length,
                         on_progress=bar.prompt,
                     ):
                         answer += chunk.text

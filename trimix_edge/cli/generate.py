@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,10 +11,12 @@ import typer
 
 from trimix_edge.cli import options as opt
 from trimix_edge.cli.console import Bar, stderr, write
-from trimix_edge.errors import PromptError, UsageError
+from trimix_edge.config import WeightChoice
+from trimix_edge.errors import PromptCacheError, PromptError, UsageError
 
 if TYPE_CHECKING:
     from trimix_edge.chat import Message
+    from trimix_edge.trimix import Prompt, TriMix
 
 
 def command(
@@ -78,6 +81,8 @@ def command(
     mirostat_eta: opt.MirostatEta = None,
     seed: opt.Seed = None,
     grammar: opt.Grammar = None,
+    draft: opt.DraftLength = None,
+    prompt_cache: opt.PromptCache = None,
     ctx: opt.Ctx = None,
     batch: opt.Batch = None,
     threads: opt.Threads = None,
@@ -86,8 +91,6 @@ def command(
 ) -> None:
     """Continue a prompt, streaming to the terminal."""
     given = dict(locals())
-    from trimix_edge.cli.explain import Explainer
-    from trimix_edge.config import WeightChoice
     from trimix_edge.manifest import TrioManifest
     from trimix_edge.trimix import TriMix
 
@@ -98,6 +101,7 @@ def command(
     context = opt.context(manifest, ctx, batch, threads, gpu_layers, kv_type)
     if max_tokens is not None and max_tokens < 0:
         raise UsageError(f"max-tokens is {max_tokens}, it can't be negative")
+    length = opt.draft(draft, manifest, opt.weights(weights))
     with Bar() as bar:
         trimix = TriMix.load(
             trio,
@@ -115,33 +119,52 @@ def command(
                 "stop": stop,
                 "sampling": sampling,
                 "explain": explain,
+                "draft": length,
                 "on_progress": bar.prompt,
             }
+            if prompt_cache is not None:
+                _take_up(trimix, prompt_cache)
+            if (length or manifest.draft).n_tokens is None:
+                trimix.measure_batches(bar.measuring)
             turns = _messages(system, prompt) if system is not None else prompt
             if as_json:
                 result = trimix.generate(turns, **settings)
                 print(json.dumps(_as_json(result, trimix.load_seconds), ensure_ascii=False))
-                return
-            reason = in_force = None
-            explainer = Explainer() if explain else None
-            for chunk in trimix.stream(turns, **settings):
-                if explainer is None:
-                    write(chunk.text)
-                else:
-                    explainer.show(chunk.text, chunk.shares)
-                reason, in_force = chunk.finish_reason or reason, chunk.weights
-            write("\n")
-            if explainer is not None:
-                stderr.print(explainer.legend())
-            if (
-                isinstance(trimix.manifest.weights, WeightChoice)
-                and in_force
-                and stderr.is_terminal
-            ):
-                stderr.print(f"[dim](weights {in_force}, chosen for this prompt)[/dim]")
-            if reason in ("length", "context") and stderr.is_terminal:
-                limit = "--max-tokens" if reason == "length" else "--ctx"
-                stderr.print(f"[dim](cut short by {limit})[/dim]")
+            else:
+                _stream(trimix, turns, settings)
+            if prompt_cache is not None:
+                trimix.save_prompt_cache(prompt_cache)
+
+
+def _stream(trimix: TriMix, turns: Prompt, settings: dict[str, Any]) -> None:
+    from trimix_edge.cli.explain import Explainer
+
+    reason = in_force = None
+    explainer = Explainer() if settings["explain"] else None
+    for chunk in trimix.stream(turns, **settings):
+        if explainer is None:
+            write(chunk.text)
+        else:
+            explainer.show(chunk.text, chunk.shares)
+        reason, in_force = chunk.finish_reason or reason, chunk.weights
+    write("\n")
+    if explainer is not None:
+        stderr.print(explainer.legend())
+    if isinstance(trimix.manifest.weights, WeightChoice) and in_force and stderr.is_terminal:
+        stderr.print(f"[dim](weights {in_force}, chosen for this prompt)[/dim]")
+    if reason in ("length", "context") and stderr.is_terminal:
+        limit = "--max-tokens" if reason == "length" else "--ctx"
+        stderr.print(f"[dim](cut short by {limit})[/dim]")
+
+
+def _take_up(trimix: TriMix, path: Path) -> None:
+    """Begin with a prompt cache; one that is of no use is replaced at the end."""
+    if not path.exists():
+        return
+    try:
+        trimix.load_prompt_cache(path)
+    except PromptCacheError as error:
+        stderr.print(f"trimix-edge: {error}; it is ignored", soft_wrap=True, markup=False)
 
 
 def _trio_and_prompt(arguments: list[str], file: Path | None) -> tuple[str | None, str]:
@@ -176,12 +199,15 @@ def _as_json(result: Any, load_seconds: float) -> dict[str, Any]:
         "finish_reason": result.finish_reason,
         "weights": opt.weights_json(weights),
         "seed": result.seed,
+        "n_kept": result.n_kept,
+        "draft": asdict(result.draft),
         "timings": {
             "load_ms": _ms(load_seconds),
             "prompt_ms": _ms(timings.prompt),
             "generation_ms": _ms(timings.generation),
             "fusion_ms": _ms(timings.fusion),
             "sampling_ms": _ms(timings.sampling),
+            "drafting_ms": _ms(timings.drafting),
             "models_ms": {str(role): _ms(s) for role, s in timings.models.items()},
         },
     }

@@ -9,8 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
+from trimix_edge.cli.console import stderr
 from trimix_edge.config import (
     ContextParams,
+    Draft,
     FusionWeights,
     Plausibility,
     Role,
@@ -113,6 +115,20 @@ Stop = Annotated[
     typer.Option(help="The output ends before this string; may be repeated.", show_default=False),
 ]
 
+DraftLength = Annotated[
+    str | None,
+    _option(
+        "Tokens that small_cpt drafts and all models check at once: auto, off or a number; the "
+        "text stays the same.",
+        _MACHINE,
+        "--draft",
+    ),
+]
+PromptCache = Annotated[
+    Path | None,
+    _option("Keep the state of the models in this file, and begin with it.", _MACHINE),
+]
+
 Ctx = Annotated[
     int | None,
     _option(
@@ -170,6 +186,22 @@ def weights_json(weights: FusionWeights | None) -> dict[str, float] | None:
     if weights is None:
         return None
     return {str(role): getattr(weights, role.value) for role in Role}
+
+
+def draft(
+    text: str | None, manifest: TrioManifest, wanted: FusionWeightsOrChoice | None
+) -> Draft | None:
+    """The length of drafts; says so, once, where one is asked for that nothing can write."""
+    if text is None:
+        return None
+    parsed = Draft.parse(text)
+    in_force = wanted or manifest.weights
+    # Weights chosen by prompt may give any role something.
+    roles = in_force.roles if isinstance(in_force, FusionWeights) else tuple(Role)
+    if parsed.n_tokens != 0 and (Role.SMALL_CPT not in roles or len(roles) < 2):
+        why = "small_cpt has no weight" if Role.SMALL_CPT not in roles else "it is alone"
+        stderr.print(f"[dim](--draft: {why}, only text that repeats itself is drafted)[/dim]")
+    return parsed
 
 
 def plausibility(text: str | None) -> Plausibility | None:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import psutil
 
 from trimix_edge.config import ContextParams
-from trimix_edge.errors import ContextError, DecodeError
+from trimix_edge.errors import ContextError, DecodeError, PromptCacheError
 from trimix_edge.llama.backend import (
     collected_errors,
     deferred_interrupt,
@@ -50,6 +50,7 @@ class LlamaContext:
 
     Attributes:
         tokens: the ids that its memory holds, in order; read only.
+        n_kv_bytes: bytes of its KV cache, at most.
 
     Raises:
         ContextError: the context does not fit into memory, or llama.cpp refuses it.
@@ -67,6 +68,7 @@ class LlamaContext:
         self.tokens: list[int] = []
         self.n_ctx = params.n_ctx
         self.n_batch = min(params.n_batch, params.n_ctx)
+        self.n_kv_bytes = int(model.kv_elements(params.n_ctx) * _KV_BYTES[params.kv_type])
         self._check_memory(params)
         self._create(params)
         if adapter is not None:
@@ -77,7 +79,7 @@ class LlamaContext:
 
     def _check_memory(self, params: ContextParams) -> None:
         """Refuse what does not fit: Linux hands out memory it lacks, and then kills the process."""
-        kv_bytes = int(self._model.kv_elements(params.n_ctx) * _KV_BYTES[params.kv_type])
+        kv_bytes = self.n_kv_bytes
         available = psutil.virtual_memory().available
         if kv_bytes > available:
             raise ContextError(
@@ -211,6 +213,33 @@ class LlamaContext:
             self.tokens.clear()
             raise DecodeError(self._name, 0, f"its memory can't be cut back to {n_past} tokens")
         del self.tokens[n_past:]
+
+    def state(self) -> npt.NDArray[np.uint8]:
+        """What the context holds, for :meth:`restore` (``llama_state_seq_get_data``)."""
+        size = llama_cpp.llama_state_seq_get_size(self._pointer, 0)
+        state = np.empty(size, np.uint8)
+        data = state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+        written = llama_cpp.llama_state_seq_get_data(self._pointer, data, size, 0)
+        return state[:written]
+
+    def restore(self, state: npt.NDArray[np.uint8], tokens: Sequence[int]) -> None:
+        """Hold what another context of this model held (``llama_state_seq_set_data``).
+
+        Args:
+            state: from :meth:`state`.
+            tokens: those of the other context.
+
+        Raises:
+            PromptCacheError: llama.cpp does not take it; the context is empty then.
+        """
+        self.truncate(0)
+        data = np.ascontiguousarray(state).ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+        with collected_errors() as errors:
+            read = llama_cpp.llama_state_seq_set_data(self._pointer, data, state.size, 0)
+        if read != state.size:
+            llama_cpp.llama_memory_clear(self._memory, True)
+            raise PromptCacheError(f"{self._name}: llama.cpp refuses the state: {reason(errors)}")
+        self.tokens = list(tokens)
 
     def close(self) -> None:
         """Free the context; safe to call again. Views of its logits die with it."""

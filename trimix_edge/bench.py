@@ -1,0 +1,316 @@
+"""How fast a trio is here: each model alone, fused, and fused with drafting, in the manner of
+llama-bench.
+
+Cases take turns, so that a machine that gets warm or busy spoils them alike; figures are medians
+over the turns. Where the weights are random, so is what they say: then the acceptance of drafted
+tokens is simulated, and everything that depends on it is marked so.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import median
+
+import numpy as np
+import numpy.typing as npt
+import psutil
+
+from trimix_edge.batch_costs import BatchCosts
+from trimix_edge.config import Draft, FusionWeights, Role, SamplingParams
+from trimix_edge.engine import Engine
+from trimix_edge.fusion import LinearFusion
+from trimix_edge.llama import Sampler
+from trimix_edge.sequence import Sequence as TokenSequence
+from trimix_edge.speculative import Experience, Speculation
+from trimix_edge.trimix import TriMix
+
+SENTENCES = (
+    "Click OK to close the dialog and save the file under another name.",
+    "The chart shows the values of the selected table in the order of its rows.",
+    "Opens a window in which the colour and the width of a line can be set.",
+    "To insert a formula, choose the command from the menu, and then type it.",
+)
+"""What a trio is given to go on from where nothing else is said."""
+
+BenchProgress = Callable[[str, int, int], None]
+"""Called with the name of a case, the runs that are done, and all of them."""
+
+
+@dataclass(frozen=True)
+class BenchParams:
+    """What is measured.
+
+    Attributes:
+        n_prompt: tokens of the prompt whose evaluation is timed.
+        n_generate: tokens that are generated at most.
+        n_runs: turns.
+        acceptance: simulated share of drafted tokens that are right; None for the real one.
+        prompts: texts to go on from.
+    """
+
+    n_prompt: int = 128
+    n_generate: int = 64
+    n_runs: int = 5
+    acceptance: float | None = None
+    prompts: tuple[str, ...] = SENTENCES
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of the table.
+
+    Attributes:
+        baseline: the case of the same trio without drafting that its speed is compared with.
+    """
+
+    name: str
+    weights: FusionWeights
+    draft: Draft = field(default_factory=lambda: Draft(0))
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    baseline: str | None = None
+
+
+@dataclass
+class Measured:
+    """What one case did, turn by turn.
+
+    Attributes:
+        token_seconds: of a generated token, everything included.
+        outside_seconds: of a generated token, what is not inside ``llama_decode``.
+        drafted, accepted, rounds, tokens: summed over all turns.
+    """
+
+    case: Case
+    token_seconds: list[float] = field(default_factory=list)
+    outside_seconds: list[float] = field(default_factory=list)
+    drafted: int = 0
+    accepted: int = 0
+    rounds: int = 0
+    tokens: int = 0
+
+    @property
+    def tokens_per_second(self) -> float:
+        return 1.0 / median(self.token_seconds)
+
+    @property
+    def outside_ms(self) -> float:
+        return 1e3 * median(self.outside_seconds)
+
+    @property
+    def outside_share(self) -> float:
+        pairs = zip(self.outside_seconds, self.token_seconds, strict=True)
+        return median(outside / whole for outside, whole in pairs)
+
+    @property
+    def acceptance(self) -> float | None:
+        return self.accepted / self.drafted if self.drafted else None
+
+    def speedup_over(self, other: Measured) -> float:
+        """The median, over turns, of how many times as fast this is."""
+        pairs = zip(other.token_seconds, self.token_seconds, strict=True)
+        return median(theirs / ours for theirs, ours in pairs)
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """Everything that was measured.
+
+    Attributes:
+        prompt_seconds: of a prompt of ``params.n_prompt`` tokens, by role.
+        measured: by the name of the case.
+        costs: of batches, for each role.
+        peak_memory: bytes that the process held at most.
+        file_bytes, kv_bytes: of the models' files, and of the KV caches.
+        simulated: whether acceptance is not that of these models.
+    """
+
+    params: BenchParams
+    prompt_seconds: dict[Role, float]
+    measured: dict[str, Measured]
+    costs: BatchCosts
+    peak_memory: int
+    file_bytes: int
+    kv_bytes: int
+    simulated: bool
+
+
+def cases(trimix: TriMix, acceptance: float | None) -> list[Case]:
+    """Each model alone, and the fusions that its files allow, with and without drafting."""
+    roles = trimix.trio.roles
+    found = [Case(f"{role} alone", FusionWeights.single(role)) for role in roles]
+    fusions: dict[str, FusionWeights] = {}
+    if acceptance is None:
+        own = trimix.manifest.weights
+        if isinstance(own, FusionWeights):  # and not chosen by prompt
+            fusions["fused"] = own
+        if not isinstance(own, FusionWeights) or own.roles != (Role.LARGE_INS, Role.SMALL_CPT):
+            fusions["fused, weights 0.1, 0.9"] = FusionWeights(0.1, 0.9)
+    else:
+        fusions["two models"] = FusionWeights(0.1, 0.9)
+        if Role.SMALL_BASE in roles:
+            fusions["three models"] = FusionWeights(0.3, 0.9)
+    samplings = {"": SamplingParams()}
+    if acceptance is None:
+        samplings = {"": trimix.manifest.sampling}
+        samplings[", sampled"] = replace(trimix.manifest.sampling, temperature=0.8, seed=1)
+    for fusion, weights in fusions.items():
+        if not set(weights.roles) <= set(roles):
+            continue
+        for suffix, sampling in samplings.items():
+            plain = f"{fusion}{suffix}"
+            found.append(Case(plain, weights, Draft(0), sampling))
+            found.append(Case(f"{plain}, drafting", weights, Draft(), sampling, plain))
+    return found
+
+
+def run_bench(
+    trimix: TriMix, params: BenchParams, on_progress: BenchProgress | None = None
+) -> BenchReport:
+    """Measure a loaded trio; its contexts must hold prompt and generation."""
+    costs = trimix.measure_batches()
+    wanted = cases(trimix, params.acceptance)
+    measured = {case.name: Measured(case) for case in wanted}
+    # Each case learns by itself what drafting brings, as in a process of its own.
+    lessons = {case.name: Experience(costs=_copy(costs)) for case in wanted}
+    prompts = [trimix.tokenize(text) for text in params.prompts]
+    if params.acceptance is not None:
+        prompts = prompts[:1]
+    total = (params.n_runs + 1) * len(wanted)
+    for turn in range(params.n_runs + 1):  # the first one warms up: kernels, caches, estimates
+        for n, case in enumerate(wanted):
+            run = measured[case.name]
+            for_case = (trimix, params, case, prompts, lessons[case.name], turn)
+            _measure(*for_case, run if turn else Measured(case))
+            if on_progress is not None:
+                on_progress(case.name, turn * len(wanted) + n + 1, total)
+    return BenchReport(
+        params=params,
+        prompt_seconds=_prompt_seconds(trimix, params),
+        measured=measured,
+        costs=costs,
+        peak_memory=peak_memory(),
+        file_bytes=trimix.trio.n_file_bytes,
+        kv_bytes=trimix.trio.n_kv_bytes,
+        simulated=params.acceptance is not None,
+    )
+
+
+def _measure(
+    trimix: TriMix,
+    params: BenchParams,
+    case: Case,
+    prompts: Sequence[list[int]],
+    lessons: Experience,
+    turn: int,
+    into: Measured,
+) -> None:
+    """Generate once from each prompt."""
+    trio = trimix.trio
+    seconds = outside = 0.0
+    tokens = 0
+    is_end = trio.vocab.is_end if params.acceptance is None else _never
+    for prompt in prompts:
+        sequence = TokenSequence(prompt)
+        with Sampler(trio.vocab, trio.n_vocab, case.sampling) as real:
+            sampler: Sampler | Agreeing = real
+            if params.acceptance is not None:
+                sampler = Agreeing(params.acceptance, turn)
+            trio.start(case.weights.roles)
+            lookahead = Speculation(
+                trio,
+                sampler,
+                is_end,
+                trio.n_vocab,
+                case.draft,
+                lessons,
+                look_up=params.acceptance is None,
+            )
+            engine = Engine(
+                trio,
+                LinearFusion(case.weights, trio.n_vocab),
+                sampler,
+                is_end,
+                lookahead=lookahead if case.draft.n_tokens != 0 else None,
+            )
+            for _ in engine.generate(sequence, params.n_generate):
+                pass
+        seconds += sequence.timings.generation
+        outside += sequence.timings.outside
+        tokens += len(sequence.generated)
+        into.drafted += sequence.draft.drafted
+        into.accepted += sequence.draft.accepted
+        into.rounds += sequence.draft.rounds
+    into.tokens += tokens
+    into.token_seconds.append(seconds / tokens)
+    into.outside_seconds.append(outside / tokens)
+
+
+def _never(token: int) -> bool:
+    return False
+
+
+def _copy(costs: BatchCosts) -> BatchCosts:
+    return BatchCosts({role: dict(of_role) for role, of_role in costs.seconds.items()})
+
+
+def _prompt_seconds(trimix: TriMix, params: BenchParams) -> dict[Role, float]:
+    trio = trimix.trio
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, min(trio.n_vocab, 256), params.n_prompt).tolist()
+    found: dict[Role, list[float]] = {role: [] for role in trio.roles}
+    for _ in range(min(params.n_runs, 3)):
+        for role in trio.roles:
+            trio.start([role])
+            for at in range(0, len(tokens), trio.n_batch):
+                trio.decode(tokens[at : at + trio.n_batch], abortable=True)
+            found[role].append(trio.decode_seconds[role])
+    return {role: median(seconds) for role, seconds in found.items()}
+
+
+class Agreeing:
+    """Stands in for a sampler: agrees with a given share of all guesses, whatever the logits say.
+
+    Its clones guess the argmax and write it down; it then takes their guess, or another token,
+    by a coin that depends on the position alone.
+    """
+
+    def __init__(self, acceptance: float, seed: int) -> None:
+        self._coins = np.random.default_rng(seed).random(1 << 14) < acceptance
+        self._guesses: dict[int, int] = {}
+        self._n = 0
+        self._guesses_only = False
+
+    def clone(self) -> Agreeing:
+        other = Agreeing.__new__(Agreeing)
+        other.__dict__.update(self.__dict__, _guesses_only=True)
+        return other
+
+    def choose(self, logits: npt.NDArray[np.float32], best: int) -> int:
+        best = max(best, 0)
+        if self._guesses_only:
+            self._guesses[self._n] = best
+            return best
+        guess = self._guesses.pop(self._n, best)
+        agrees = self._coins[self._n % len(self._coins)]
+        return guess if agrees else (guess + 1) % logits.size
+
+    def accept(self, token: int) -> None:
+        self._n += 1
+
+    def accept_prompt(self, tokens: list[int]) -> None:
+        """The prompt changes nothing."""
+
+    def close(self) -> None:
+        """There is nothing to free."""
+
+
+def peak_memory() -> int:
+    """Bytes of memory that this process has held at most."""
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,220 @@
+"""``trimix-edge bench``: how fast a trio is on this machine."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from trimix_edge.cli import making
+from trimix_edge.cli import options as opt
+from trimix_edge.cli.console import Bar
+from trimix_edge.errors import PromptError, UsageError
+
+if TYPE_CHECKING:
+    from trimix_edge.bench import BenchReport
+    from trimix_edge.config import Role
+
+
+def command(
+    trio: Annotated[
+        str | None,
+        typer.Argument(metavar="[TRIO]", help="As for generate.", show_default=False),
+    ] = None,
+    synthetic: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FAMILY-SMALL+LARGE:TYPE",
+            help="Random weights of published shapes instead of a trio, as "
+            "qwen2.5-1.5b+7b:Q4_K_M: nothing is downloaded.",
+            show_default=False,
+        ),
+    ] = None,
+    acceptance: Annotated[
+        float,
+        typer.Option(min=0.0, max=1.0, help="With --synthetic: drafted tokens that are right."),
+    ] = 0.9,
+    keep: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="With --synthetic: keep the files there, and use them again.",
+            show_default=False,
+        ),
+    ] = None,
+    prompt: Annotated[int, typer.Option("--prompt", "-p", min=1, help="Tokens of a prompt.")] = 128,
+    generate: Annotated[
+        int, typer.Option("--generate", "-n", min=1, help="Tokens to generate.")
+    ] = 64,
+    runs: Annotated[int, typer.Option("--runs", "-r", min=1, help="Turns of each case.")] = 5,
+    file: Annotated[
+        Path | None,
+        typer.Option("--file", "-f", help="Prompts to go on from, a line each."),
+    ] = None,
+    as_json: making.AsJson = False,
+    large_ins: opt.LargeIns = None,
+    small_cpt: opt.SmallCpt = None,
+    small_base: opt.SmallBase = None,
+    weights: opt.Weights = None,
+    ctx: opt.Ctx = None,
+    batch: opt.Batch = None,
+    threads: opt.Threads = None,
+    gpu_layers: opt.GpuLayers = None,
+    kv_type: opt.KvType = None,
+) -> None:
+    """Time each model alone, their fusion, and drafting; batches, overhead and memory."""
+    from trimix_edge.bench import SENTENCES, BenchParams, run_bench
+    from trimix_edge.config import Role
+    from trimix_edge.manifest import TrioManifest
+    from trimix_edge.trimix import TriMix
+
+    files = opt.models(large_ins, small_cpt, small_base)
+    prompts: tuple[str, ...] = SENTENCES
+    if file is not None:
+        text = opt.read_text(file, "prompt file", PromptError)
+        prompts = tuple(line for line in text.splitlines() if line.strip())
+        if not prompts:
+            raise PromptError(f"prompt file {file} holds no prompt")
+    if synthetic is not None and (trio or files):
+        raise UsageError("--synthetic takes the place of a trio: name one or the other")
+    params = BenchParams(
+        prompt, generate, runs, acceptance if synthetic is not None else None, prompts
+    )
+    with ExitStack() as stack:
+        bar = stack.enter_context(Bar())
+        if synthetic is not None:
+            files = _write_models(stack, synthetic, keep, bar)
+        manifest = TrioManifest.find(trio, files)
+        context = opt.context(
+            manifest, ctx or max(prompt, 64 + generate) + 64, batch, threads, gpu_layers, kv_type
+        )
+        trimix = stack.enter_context(
+            TriMix.load(
+                trio,
+                models=files,
+                weights=opt.weights(weights),
+                context=context,
+                roles=[role for role in Role if role in {**manifest.models, **manifest.adapters}],
+                on_progress=bar.loading,
+            )
+        )
+        trimix.measure_batches(bar.measuring)
+        report = run_bench(trimix, params, bar.update)
+    if as_json:
+        print(json.dumps(_as_json(report)))
+    else:
+        _show(report)
+
+
+def _write_models(
+    stack: ExitStack, synthetic: str, keep: Path | None, bar: Bar
+) -> dict[Role, Path]:
+    from functools import partial
+
+    from trimix_edge.synthetic import parse_synthetic
+
+    models = parse_synthetic(synthetic)
+    if keep is None:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="trimix-edge-")))
+    else:
+        folder = keep
+        folder.mkdir(parents=True, exist_ok=True)
+    paths = {}
+    for seed, (role, model) in enumerate(models.items()):
+        paths[role] = folder / f"{role}-{model.name}-{model.quantization}.gguf"
+        if not paths[role].exists():
+            model.write(paths[role], seed, partial(bar.update, f"writing {paths[role].name}"))
+    return paths
+
+
+def _show(report: BenchReport) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from trimix_edge.files import megabytes
+
+    console = Console(highlight=False)
+    params, mark = report.params, " (simulated)" if report.simulated else ""
+    table = Table(
+        "", "tokens/s", "times plain", "of large_ins", f"accepted{mark}", "outside models"
+    )
+    for column in table.columns[1:]:
+        column.justify = "right"
+    alone = report.measured.get("large_ins alone")
+    for role, seconds in report.prompt_seconds.items():
+        table.add_row(f"{role}, prompt", f"{params.n_prompt / seconds:.1f}")
+    table.add_section()
+    for name, run in report.measured.items():
+        case = run.case
+        plain = report.measured[case.baseline] if case.baseline else None
+        fused = len(case.weights.roles) > 1
+        table.add_row(
+            name,
+            f"{run.tokens_per_second:.1f}",
+            f"{run.speedup_over(plain):.2f}" if plain else "",
+            f"{run.speedup_over(alone):.2f}" if alone and fused else "",
+            "" if run.acceptance is None else f"{run.acceptance:.2f} of {run.drafted}",
+            f"{run.outside_ms:.3f} ms, {run.outside_share:.1%}",
+        )
+    console.print(table, "")
+    batches = Table("a batch of", *(str(size) for size in _sizes(report)), "1", box=None)
+    for role, costs in report.costs.seconds.items():
+        times = (f"{costs[size] / costs[1]:.2f}" for size in _sizes(report))
+        batches.add_row(str(role), *times, f"{costs[1] * 1e3:.2f} ms")
+    console.print(batches, "")
+    rest = report.peak_memory - report.file_bytes - report.kv_bytes
+    console.print(
+        f"peak memory {megabytes(report.peak_memory)}: files {megabytes(report.file_bytes)}, "
+        f"KV caches {megabytes(report.kv_bytes)}, the rest {megabytes(max(0, rest))}"
+    )
+    if report.simulated:
+        console.print(
+            f"[dim]Random weights: an acceptance of {params.acceptance:g} is simulated.[/dim]"
+        )
+
+
+def _sizes(report: BenchReport) -> list[int]:
+    return sorted(next(iter(report.costs.seconds.values())))
+
+
+def _as_json(report: BenchReport) -> dict[str, Any]:
+    alone = report.measured.get("large_ins alone")
+    rows = []
+    for name, run in report.measured.items():
+        case = run.case
+        rows.append(
+            {
+                "case": name,
+                "weights": [case.weights.large_ins, case.weights.small_cpt],
+                "draft": str(case.draft),
+                "sampled": case.sampling.temperature > 0,
+                "tokens_per_second": run.tokens_per_second,
+                "times_plain": run.speedup_over(report.measured[case.baseline])
+                if case.baseline
+                else None,
+                "times_large_ins": run.speedup_over(alone) if alone else None,
+                "outside_ms": run.outside_ms,
+                "outside_share": run.outside_share,
+                "tokens": run.tokens,
+                "rounds": run.rounds,
+                "drafted": run.drafted,
+                "accepted": run.accepted,
+            }
+        )
+    params = report.params
+    return {
+        "acceptance_simulated": params.acceptance,
+        "prompt": {
+            str(role): {"tokens": params.n_prompt, "tokens_per_second": params.n_prompt / seconds}
+            for role, seconds in report.prompt_seconds.items()
+        },
+        "cases": rows,
+        "batch_seconds": {str(role): costs for role, costs in report.costs.seconds.items()},
+        "peak_memory": report.peak_memory,
+        "file_bytes": report.file_bytes,
+        "kv_bytes": report.kv_bytes,
+    }
