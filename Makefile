@@ -35,6 +35,7 @@ check: .venv/dev
 
 bench: .venv/dev
 	$(BIN)/python tests/benchmarks/overhead.py
+	$(BIN)/python tests/benchmarks/scoring.py
 	@rival=; if $(BIN)/python -c 'import sentencepiece, torch' 2>/dev/null; then \
 		$(MAKE) --no-print-directory .cache/llama.cpp; rival="--llama-cpp .cache/llama.cpp"; fi; \
 	$(BIN)/python tests/benchmarks/convert_memory.py $$rival

@@ -21,11 +21,14 @@ if TYPE_CHECKING:
         FusionWeights,
         Plausibility,
         Role,
+        RuleChoice,
         SamplingParams,
+        WeightChoice,
     )
     from trimix_edge.errors import TriMixError
     from trimix_edge.llama import BackendInfo, backend_info
     from trimix_edge.manifest import TrioManifest
+    from trimix_edge.scoring import Score, TokenScores
     from trimix_edge.sequence import FinishReason, Timings
     from trimix_edge.trimix import Generation, GenerationChunk, GenerationOptions, TriMix
 
@@ -42,20 +45,33 @@ __all__ = [
     "Message",
     "Plausibility",
     "Role",
+    "RuleChoice",
     "SamplingParams",
+    "Score",
     "Timings",
+    "TokenScores",
     "TriMix",
     "TriMixError",
     "TrioManifest",
+    "WeightChoice",
     "backend_info",
 ]
 
 _HOMES = {
     "chat": ("Message",),
-    "config": ("ContextParams", "FusionWeights", "Plausibility", "Role", "SamplingParams"),
+    "config": (
+        "ContextParams",
+        "FusionWeights",
+        "Plausibility",
+        "Role",
+        "RuleChoice",
+        "SamplingParams",
+        "WeightChoice",
+    ),
     "errors": ("TriMixError",),
     "llama": ("BackendInfo", "backend_info"),
     "manifest": ("TrioManifest",),
+    "scoring": ("Score", "TokenScores"),
     "sequence": ("FinishReason", "Timings"),
     "trimix": ("Generation", "GenerationChunk", "GenerationOptions", "TriMix"),
 }

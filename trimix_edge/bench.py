@@ -140,10 +140,12 @@ def cases(trimix: TriMix, acceptance: float | None) -> list[Case]:
     """Each model alone, and the fusions that its files allow, with and without drafting."""
     roles = trimix.trio.roles
     found = [Case(f"{role} alone", FusionWeights.single(role)) for role in roles]
-    fusions = {}
+    fusions: dict[str, FusionWeights] = {}
     if acceptance is None:
-        fusions["fused"] = trimix.manifest.weights
-        if trimix.manifest.weights.roles != (Role.LARGE_INS, Role.SMALL_CPT):
+        own = trimix.manifest.weights
+        if isinstance(own, FusionWeights):  # and not chosen by prompt
+            fusions["fused"] = own
+        if not isinstance(own, FusionWeights) or own.roles != (Role.LARGE_INS, Role.SMALL_CPT):
             fusions["fused, weights 0.1, 0.9"] = FusionWeights(0.1, 0.9)
     else:
         fusions["two models"] = FusionWeights(0.1, 0.9)

@@ -118,6 +118,92 @@ class FusionWeights:
 FusionWeights.PROXY_TUNING = FusionWeights(1.0, 1.0)
 
 
+class WeightChoice(str, Enum):
+    """Weights that are chosen anew for each prompt, from the paper's grid, without labels.
+
+    ``AUTO`` is TriMix-PPL: the pair under which the prompt itself is likeliest. ``ENTROPY`` is
+    TriMix-ENT: the pair that is surest of the first generated token.
+    """
+
+    AUTO = "auto"
+    ENTROPY = "entropy"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+Weights = FusionWeights | WeightChoice
+"""A pair for all prompts, or how one is chosen for each."""
+
+
+def parse_weights(text: str) -> Weights:
+    """Read ``auto``, ``entropy`` or numbers as in :meth:`FusionWeights.parse`.
+
+    Raises:
+        UsageError: none of them.
+    """
+    word = text.strip()
+    if word in tuple(WeightChoice):
+        return WeightChoice(word)
+    if word.isidentifier():
+        raise UsageError(f"weights: {word!r} is neither auto nor entropy nor numbers as in 0.1,0.9")
+    return FusionWeights.parse(text)
+
+
+@dataclass(frozen=True)
+class RuleChoice:
+    """Which fusion rule, by name.
+
+    Attributes:
+        name: ``trimix``, ``proxy`` (Proxy Tuning), ``average`` (of large_ins and small_cpt),
+            ``saf`` (SAF-W) or ``single``.
+        role: the model of ``single``, or the host of ``saf``, large_ins or small_cpt.
+    """
+
+    name: str = "trimix"
+    role: Role | None = None
+
+    NAMES: ClassVar[str] = "trimix, proxy, average, saf, saf:HOST, single:ROLE"
+
+    @classmethod
+    def parse(cls, text: str) -> RuleChoice:
+        """Read a name, and a role after a colon where the rule takes one.
+
+        Raises:
+            UsageError: no such rule, or a role that it does not take.
+        """
+        name, colon, role = text.strip().partition(":")
+        if name in ("trimix", "proxy", "average") and not colon:
+            return cls(name)
+        if name == "single" and colon:
+            return cls(name, Role.parse(role))
+        if name == "saf":
+            # The model that is weaker alone is usually the better host: in a low-resource language
+            # that is the large one.
+            host = Role.parse(role) if colon else Role.LARGE_INS
+            if host is Role.SMALL_BASE:
+                raise UsageError("rule: the host of saf is large_ins or small_cpt")
+            return cls(name, host)
+        raise UsageError(f"rule: {text!r} is not one of {cls.NAMES}")
+
+    @property
+    def weights(self) -> FusionWeights | None:
+        """The weights that the rule stands for; None where it has a say in them."""
+        if self.name == "proxy":
+            return FusionWeights.PROXY_TUNING
+        if self.name == "average":
+            return FusionWeights(0.5, 0.5)
+        return FusionWeights.single(self.role) if self.name == "single" and self.role else None
+
+    def refuse_weights(self) -> None:
+        """Raise UsageError unless weights may be given beside the rule."""
+        if self.name != "trimix":
+            raise UsageError(f"rule {self} sets its weights itself: leave --weights away")
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.role}" if self.role else self.name
+
+
 @dataclass(frozen=True)
 class Plausibility:
     """The plausibility constraint: only tokens that ``role`` finds likely enough may be chosen.

@@ -11,6 +11,7 @@ small_base = "small_base.gguf"        # may be absent where its weight is 0
 
 [fusion]
 weights = [0.5, 0.8]                  # large_ins, small_cpt; small_base is what is left of 1
+                                      # or "auto", "entropy": chosen for each prompt
 plausibility = "small_cpt:0.1"
 
 [sampling]                            # any field of SamplingParams
@@ -29,6 +30,7 @@ n_ctx = 1024
 from __future__ import annotations
 
 import difflib
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -44,8 +46,11 @@ from trimix_edge.config import (
     Plausibility,
     Role,
     SamplingParams,
+    WeightChoice,
+    Weights,
 )
 from trimix_edge.errors import TrioConfigError, UsageError
+from trimix_edge.files import replacing
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -68,7 +73,7 @@ class TrioManifest:
     name: str
     models: Mapping[Role, Path]
     description: str = ""
-    weights: FusionWeights = PAPER_WEIGHTS
+    weights: Weights = PAPER_WEIGHTS
     plausibility: Plausibility | None = None
     sampling: SamplingParams = field(default_factory=SamplingParams)
     context: ContextParams = field(default_factory=ContextParams)
@@ -152,6 +157,60 @@ class TrioManifest:
             stop=generation.texts("stop"),
             adapters={role: adapter for role, adapter in adapters.items() if adapter},
             path=path,
+        )
+
+
+def save_weights(path: Path, weights: FusionWeights) -> None:
+    """Write a pair, to four digits, into a manifest's ``[fusion] weights``, and leave the rest of
+    it as it is, comments too.
+
+    Raises:
+        TrioConfigError: the manifest is one of an embedded trio, or written in a way in which the
+            place is not found.
+        TargetError: the file can't be written.
+    """
+    if path in embedded_trios().values():
+        raise TrioConfigError(
+            f"{path.parent.name} is part of the installation and is not changed: copy its folder "
+            f"and name the copy"
+        )
+    text = path.read_text(encoding="utf-8")
+    weights = FusionWeights(round(weights.large_ins, 4), round(weights.small_cpt, 4))
+    value = f"[{weights.large_ins!r}, {weights.small_cpt!r}]"
+    header = re.search(r"^[ \t]*\[fusion\][^\n]*\n?", text, re.MULTILINE)
+    if header is None:
+        changed = f"{text.rstrip()}\n\n[fusion]\nweights = {value}\n"
+    else:
+        after = re.search(r"^[ \t]*\[", text[header.end() :], re.MULTILINE)
+        end = header.end() + after.start() if after else len(text)
+        section, count = re.subn(
+            r"^([ \t]*weights[ \t]*=[ \t]*)(\[[^\]]*\]|\"[^\"\n]*\"|'[^'\n]*')",
+            lambda found: found[1] + value,
+            text[header.end() : end],
+            count=1,
+            flags=re.MULTILINE,
+        )
+        line = "" if count else f"weights = {value}\n"
+        gap = "" if header[0].endswith("\n") else "\n"
+        changed = text[: header.end()] + gap + line + section + text[end:]
+    _check_saved(path, text, changed, weights)
+    with replacing(path) as scratch:
+        scratch.write_text(changed, encoding="utf-8")
+        scratch.chmod(path.stat().st_mode)
+
+
+def _check_saved(path: Path, before: str, after: str, weights: FusionWeights) -> None:
+    """Refuse an edit that would change anything but the pair."""
+    expected = tomllib.loads(before)
+    expected.setdefault("fusion", {})["weights"] = [weights.large_ins, weights.small_cpt]
+    try:
+        fits = tomllib.loads(after) == expected
+    except tomllib.TOMLDecodeError:
+        fits = False
+    if not fits:
+        raise TrioConfigError(
+            f"{path}: its [fusion] weights are not written on a line of their own: set them to "
+            f"[{weights.large_ins!r}, {weights.small_cpt!r}] by hand"
         )
 
 
@@ -254,7 +313,15 @@ class _Table:
             raise TrioConfigError(f"{self._where}: {self._prefix}{key} holds an empty string")
         return tuple(values)
 
-    def weights(self, key: str) -> FusionWeights | None:
+    def weights(self, key: str) -> Weights | None:
+        if isinstance(self._content.get(key), str):
+            word = self.text(key)
+            if word not in tuple(WeightChoice):
+                raise TrioConfigError(
+                    f'{self._where}: {self._prefix}{key} must be two numbers, "auto" or '
+                    f'"entropy", not {word!r}'
+                )
+            return WeightChoice(word)
         values = self._get(key, list, "a list of two numbers")
         if values is None:
             return None

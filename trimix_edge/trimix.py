@@ -17,13 +17,16 @@ from trimix_edge.config import (
     FusionWeights,
     Plausibility,
     Role,
+    RuleChoice,
     SamplingParams,
+    Weights,
 )
 from trimix_edge.engine import Engine, PromptProgress
 from trimix_edge.errors import UsageError
-from trimix_edge.fusion import LinearFusion
+from trimix_edge.fusion import DynamicFusion, FusionRule, make_rule, rule_roles
 from trimix_edge.llama import Sampler
 from trimix_edge.manifest import TrioManifest
+from trimix_edge.scoring import Score, ScoreProgress, score_tokens
 from trimix_edge.sequence import DraftCounts, FinishReason, Timings
 from trimix_edge.sequence import Sequence as TokenSequence
 from trimix_edge.speculative import Experience, Speculation
@@ -46,12 +49,16 @@ class GenerationChunk:
         token_id: the token that was added.
         logprob: nats under the fused distribution, if asked for.
         finish_reason: given by the last chunk only.
+        weights: those in force, also where they were chosen for this prompt.
+        shares: which model carried the token, if asked for: see :meth:`FusionRule.shares`.
     """
 
     text: str
     token_id: int
     logprob: float | None = None
     finish_reason: FinishReason | None = None
+    weights: FusionWeights | None = None
+    shares: Mapping[Role, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -59,19 +66,23 @@ class Generation:
     """A whole generation: ``text`` and everything that is needed to understand or repeat it.
 
     Attributes:
+        weights: those in force, also where they were chosen for this prompt; None under a rule
+            whose weights change from token to token.
         draft: what was guessed, and how much of it was right.
         n_kept: tokens of the prompt that did not have to be evaluated again.
+        shares: of each token, which model carried it, if asked for.
     """
 
     text: str
     token_ids: list[int]
     prompt_token_ids: list[int]
     finish_reason: FinishReason | None
-    weights: FusionWeights
+    weights: FusionWeights | None
     seed: int
     timings: Timings
     draft: DraftCounts
     n_kept: int
+    shares: list[Mapping[Role, float]] | None = None
 
 
 class GenerationOptions(TypedDict, total=False):
@@ -83,9 +94,10 @@ class GenerationOptions(TypedDict, total=False):
         max_tokens: at most this many; as many as the context holds if nobody says.
         stop: the text ends before any of these strings.
         sampling: greedy if nobody says.
-        weights, plausibility: the roles that they need must be loaded.
+        weights, rule, plausibility: the roles that they need must be loaded.
         draft: how many tokens to guess and check at once; the text stays the same.
         logprobs: fill :attr:`GenerationChunk.logprob`.
+        explain: fill :attr:`GenerationChunk.shares`.
         on_progress: called with the evaluated and all tokens of the prompt.
     """
 
@@ -93,10 +105,12 @@ class GenerationOptions(TypedDict, total=False):
     max_tokens: int | None
     stop: Iterable[str] | None
     sampling: SamplingParams | None
-    weights: FusionWeights | None
+    weights: Weights | None
+    rule: RuleChoice | None
     plausibility: Plausibility | None
     draft: Draft | None
     logprobs: bool
+    explain: bool
     on_progress: PromptProgress | None
 
 
@@ -108,9 +122,10 @@ class TriMix:
     ...         print(chunk.text, end="", flush=True)
     """
 
-    def __init__(self, trio: Trio, manifest: TrioManifest) -> None:
+    def __init__(self, trio: Trio, manifest: TrioManifest, rule: RuleChoice | None = None) -> None:
         self.trio = trio
         self.manifest = manifest
+        self.rule = rule or RuleChoice()
         self.load_seconds = 0.0
         self._experience = Experience()
 
@@ -120,7 +135,8 @@ class TriMix:
         trio: str | Path | None = None,
         *,
         models: Mapping[Role, Path] | None = None,
-        weights: FusionWeights | None = None,
+        weights: Weights | None = None,
+        rule: RuleChoice | None = None,
         plausibility: Plausibility | None = None,
         context: ContextParams | None = None,
         roles: Collection[Role] = (),
@@ -132,6 +148,7 @@ class TriMix:
             trio: an embedded trio's name, a ``trio.toml``, its folder; None for the default one.
             models: GGUF files by role, instead of the manifest's or of a manifest.
             weights, plausibility: instead of the manifest's.
+            rule: instead of TriMix; later calls follow it too unless they name another.
             context: instead of the manifest's.
             roles: load these too, for later calls with other weights.
             on_progress: called with a role and the loaded part of its file.
@@ -147,13 +164,16 @@ class TriMix:
             plausibility=plausibility or manifest.plausibility,
             context=context or manifest.context,
         )
-        needed = {*roles, *manifest.weights.roles}
-        if manifest.plausibility is not None:
-            needed.add(manifest.plausibility.role)
+        rule = rule or RuleChoice()
+        available = {*manifest.models, *manifest.adapters}
+        needed = {
+            *roles,
+            *rule_roles(rule, manifest.weights, manifest.plausibility, available),
+        }
         trio_loaded = Trio(
             manifest.models, needed, manifest.context, on_progress, adapters=manifest.adapters
         )
-        loaded = cls(trio_loaded, manifest)
+        loaded = cls(trio_loaded, manifest, rule)
         loaded.load_seconds = perf_counter() - start
         return loaded
 
@@ -202,6 +222,81 @@ class TriMix:
     def chat(self, messages: Sequence[Message], **options: Unpack[GenerationOptions]) -> Generation:
         """The assistant's next turn in a conversation; arguments as in :meth:`stream`."""
         return self.generate(messages, **options)
+
+    def fusion_rule(
+        self,
+        rule: RuleChoice | None = None,
+        weights: Weights | None = None,
+        plausibility: Plausibility | None = None,
+    ) -> FusionRule:
+        """The rule object of one generation: what is None is as at loading.
+
+        Raises:
+            TrioConfigError: weights are chosen by prompt, and a role for that is not loaded.
+        """
+        if rule is None:  # weights alone mean TriMix
+            rule = self.rule if weights is None else RuleChoice()
+        return make_rule(
+            rule,
+            weights or self.manifest.weights,
+            self.trio.n_vocab,
+            plausibility or self.manifest.plausibility,
+            self.trio.roles,
+        )
+
+    def score(
+        self,
+        text: str,
+        condition: Prompt | None = None,
+        *,
+        weights: Weights | None = None,
+        rule: RuleChoice | None = None,
+        roles: Collection[Role] | None = None,
+        chat: bool | None = None,
+        stride: int | None = None,
+        on_progress: ScoreProgress | None = None,
+    ) -> Score:
+        """What each token of a text costs, given what comes before it.
+
+        The plausibility constraint is left out: under it most texts would be impossible.
+
+        Args:
+            condition: a prompt, which is not scored. Dynamic weights are chosen on it; ``auto``
+                without one reads the text itself, its first window, once more before it is scored.
+            weights, rule: as for :meth:`stream`.
+            roles: also score each of these alone; all loaded ones if None.
+            chat: whether the condition goes through the chat template, as for :meth:`tokenize`.
+            stride: a text longer than the context is read through a window that moves by this many
+                tokens; half the context if None.
+            on_progress: called with the scored and all tokens of the text.
+
+        Raises:
+            PromptError: fewer than two tokens, or none after a condition.
+            UsageError: the stride is out of range, or ``entropy`` has no condition to choose on.
+        """
+        fusion = make_rule(
+            rule or (self.rule if weights is None else RuleChoice()),
+            weights or self.manifest.weights,
+            self.trio.n_vocab,
+            None,
+            self.trio.roles,
+        )
+        before = [] if condition is None else self.tokenize(condition, chat=chat)
+        if isinstance(fusion, DynamicFusion) and not fusion.reads_prompt and not before:
+            raise UsageError(
+                "weights entropy are chosen on the first token after a prompt: give a condition"
+            )
+        tokens = self.trio.vocab.tokenize(text, add_special=not before)
+        return score_tokens(
+            self.trio,
+            fusion,
+            before,
+            tokens,
+            len(text.encode()),
+            roles=self.trio.roles if roles is None else roles,
+            stride=stride,
+            on_progress=on_progress,
+        )
 
     def measure_batches(self, on_progress: CostProgress | None = None) -> BatchCosts:
         """What batches of tokens cost the loaded models here; of models that were measured before,
@@ -267,15 +362,14 @@ class _Run:
         self._max_tokens = manifest.max_tokens if max_tokens is None else max_tokens
         self._sampling = options.get("sampling") or manifest.sampling
         self._text = TextStream(manifest.stop if stop is None else stop)
-        self._rule = LinearFusion(
-            options.get("weights") or manifest.weights,
-            trimix.trio.n_vocab,
-            options.get("plausibility") or manifest.plausibility,
+        self._rule = trimix.fusion_rule(
+            options.get("rule"), options.get("weights"), options.get("plausibility")
         )
         self._sequence = TokenSequence(trimix.tokenize(prompt, chat=options.get("chat")))
         self._draft = options.get("draft") or manifest.draft
         self._trimix = trimix
         self._seed = 0
+        self._shares: list[Mapping[Role, float]] = []
 
     def stream(self) -> Iterator[GenerationChunk]:
         trio, text, sequence = self._trio, self._text, self._sequence
@@ -288,6 +382,7 @@ class _Run:
                 trio.vocab.is_end,
                 lookahead=self._speculation(sampler),
                 logprobs=self._options.get("logprobs", False),
+                explain=self._options.get("explain", False),
             )
             progress = self._options.get("on_progress")
             for token in engine.generate(sequence, self._max_tokens, progress):
@@ -296,7 +391,16 @@ class _Run:
                     sequence.finish_reason = "stop"
                 elif sequence.finish_reason is not None:
                     shown += text.finish()
-                yield GenerationChunk(shown, token.id, token.logprob, sequence.finish_reason)
+                if token.shares is not None:
+                    self._shares.append(token.shares)
+                yield GenerationChunk(
+                    shown,
+                    token.id,
+                    token.logprob,
+                    sequence.finish_reason,
+                    self._rule.weights,
+                    token.shares,
+                )
                 if text.stopped:
                     break
 
@@ -332,4 +436,5 @@ class _Run:
             timings=sequence.timings,
             draft=sequence.draft,
             n_kept=sequence.n_kept,
+            shares=self._shares if self._options.get("explain") else None,
         )

@@ -1,7 +1,7 @@
 """The table of the model card: the shipped files, run by llama.cpp, on the held-out test split.
 
-    python evaluate.py            # both halves of the table
-    python evaluate.py --no-chrf  # likelihoods only, a few minutes less
+    python evaluate.py            # both tables: likelihoods, and every system side by side
+    python evaluate.py --no-chrf  # the first one only, a few minutes less
 
 Everything that is tuned (temperatures, weights, mixture shares) is tuned on dev. Intervals are
 95 % bootstrap intervals resampled by page; differences are paired.
@@ -21,7 +21,6 @@ from likelihood import (
     ROLES,
     Bootstrap,
     Floats,
-    Item,
     References,
     bits_per_byte,
     fit_weights,
@@ -32,10 +31,10 @@ from likelihood import (
 )
 from rich.box import MARKDOWN
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
+from systems import systems_table
 
-from trimix_edge import FusionWeights, Role, TriMix
+from trimix_edge import ContextParams, TriMix
 
 HERE = Path(__file__).parent
 
@@ -107,36 +106,14 @@ def likelihood_table(dev: References, test: References) -> tuple[Table, list[dic
     return table, rows
 
 
-def decoding_table(trimix: TriMix, items: list[Item]) -> tuple[Table, list[dict[str, object]]]:
-    """chrF++, lower-cased, mean over sentences, of the manifest's decoding."""
-    from sacrebleu.metrics.chrf import CHRF
-
-    chrf = CHRF(word_order=2, lowercase=True)
-    bootstrap = Bootstrap([item.page for item in items])
-    ones = np.ones(len(items))
-    systems = {f"{role} alone": FusionWeights.single(role) for role in Role}
-    systems["Proxy Tuning"] = FusionWeights.PROXY_TUNING
-    systems["**TriMix**"] = trimix.manifest.weights
-    table = Table("system", "weights", "chrF++", "95 %", box=MARKDOWN)
-    rows: list[dict[str, object]] = []
-    for name, weights in systems.items():
-        scores = []
-        for item in track(items, description=f"decoding: {name.strip('*')}"):
-            result = trimix.generate(item.english, chat=True, max_tokens=100, weights=weights)
-            scores.append(chrf.sentence_score(result.text, [item.dzongkha]).score)
-        mean, low, high = bootstrap.ratio(np.array(scores), ones)
-        table.add_row(name, str(weights).strip("()"), f"{mean:.1f}", f"{low:.1f} to {high:.1f}")
-        rows.append({"system": name.strip("*"), "chrf": [mean, low, high]})
-    return table, rows
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--trio", default="dzongkha", help="a trio's name, trio.toml or folder")
     parser.add_argument("--dev", type=Path, default=HERE / "heldout" / "dev.tsv")
     parser.add_argument("--test", type=Path, default=HERE / "heldout" / "test.tsv")
     parser.add_argument("--limit", type=int, help="items of each split, for a quick look")
-    parser.add_argument("--no-chrf", action="store_true", help="leave the decoding out")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 is one a core")
+    parser.add_argument("--no-chrf", action="store_true", help="likelihoods only, no decoding")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     args = parser.parse_args()
     if not args.no_chrf and find_spec("sacrebleu") is None:
@@ -145,14 +122,15 @@ def main() -> None:
     console = Console(width=200)
     dev_items, test_items = read_items(args.dev, args.limit), read_items(args.test, args.limit)
     figures: dict[str, object] = {"dev_items": len(dev_items), "test_items": len(test_items)}
-    with TriMix.load(args.trio, roles=ROLES) as trimix:
+    context = ContextParams(n_ctx=1024, n_threads=args.threads)
+    with TriMix.load(args.trio, roles=ROLES, context=context) as trimix:
         dev = teacher_force(trimix, dev_items, "dev references")
         test = teacher_force(trimix, test_items, "test references")
         table, figures["likelihood"] = likelihood_table(dev, test)
         console.print(table)
         if not args.no_chrf:
             print()
-            table, figures["decoding"] = decoding_table(trimix, test_items)
+            table, figures["systems"] = systems_table(trimix, dev, test, test_items)
             console.print(table)
     if args.json:
         args.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

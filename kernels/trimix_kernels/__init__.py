@@ -10,15 +10,29 @@ from trimix_kernels.fuse import (
     peak_probability,
 )
 from trimix_kernels.noise import gumbel_argmax, gumbel_noise
+from trimix_kernels.score import (
+    exponentials,
+    fuse_saf,
+    grid_entropy,
+    grid_nll,
+    moments,
+    token_logprobs,
+)
 
 __all__ = [
     "argmax",
+    "exponentials",
     "fill_candidates",
+    "fuse_saf",
     "fuse_three",
     "fuse_two",
+    "grid_entropy",
+    "grid_nll",
     "gumbel_argmax",
     "gumbel_noise",
     "is_cached",
     "mask_implausible",
+    "moments",
     "peak_probability",
+    "token_logprobs",
 ]

@@ -37,3 +37,14 @@ def is_cached(kernel: Callable[..., Any]) -> bool:
     name = f"{source.stem}.{kernel.__name__}-*.nbi"
     changed = source.stat().st_mtime
     return any(index.stat().st_mtime >= changed for index in Path(statistics.cache_path).glob(name))
+
+
+def njit_in_order(function: Callable[P, R]) -> Callable[P, R]:
+    """Like :func:`njit`, with sums and products in the order they are written in.
+
+    For formulas whose rounding is part of them, such as a range reduction in two steps.
+    """
+    compiled: Callable[P, R] = numba.njit(
+        nogil=True, cache=True, error_model="numpy", fastmath={"nsz", "contract"}
+    )(function)
+    return compiled

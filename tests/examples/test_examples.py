@@ -51,3 +51,10 @@ def test_evaluation_prints_both_tables() -> None:
     shown = run("dzongkha_trio/evaluate.py", "--limit", "12", "--no-chrf")
     assert "TriMix less it" in shown
     assert "Proxy Tuning" in shown
+
+
+def test_evaluation_puts_every_system_side_by_side() -> None:
+    pytest.importorskip("sacrebleu")
+    shown = run("dzongkha_trio/evaluate.py", "--limit", "3", "--threads", "1")
+    for name in ("large_ins alone", "average", "SAF-W", "TriMix-PPL", "Newton on dev"):
+        assert name in shown

@@ -8,7 +8,7 @@ import pytest
 
 from trimix_edge.config import ContextParams, FusionWeights, Plausibility, Role, SamplingParams
 from trimix_edge.errors import TrioConfigError
-from trimix_edge.manifest import PAPER_WEIGHTS, TrioManifest, embedded_trios
+from trimix_edge.manifest import PAPER_WEIGHTS, TrioManifest, embedded_trios, save_weights
 
 FULL = """
 name = "dz"
@@ -173,3 +173,42 @@ def test_an_unknown_name_is_told_with_the_known_ones() -> None:
     with pytest.raises(TrioConfigError, match="no trio is called 'klingon'") as caught:
         TrioManifest.find("klingon")
     assert all(name in str(caught.value) for name in embedded_trios())
+
+
+SAVED = FusionWeights(0.123456, -0.5)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("[fusion]\nweights = [1, 2] # mine\n", "[fusion]\nweights = [0.1235, -0.5] # mine\n"),
+        ('[fusion]\nweights = "auto"\n', "[fusion]\nweights = [0.1235, -0.5]\n"),
+        ("[fusion]\nweights = [\n  1,\n  2,\n]\n", "[fusion]\nweights = [0.1235, -0.5]\n"),
+        ('name = "x"\n', 'name = "x"\n\n[fusion]\nweights = [0.1235, -0.5]\n'),
+        (
+            '[fusion] # a\nplausibility = "small_cpt:0.1"\n\n[context]\nn_ctx = 9\n',
+            "[fusion] # a\nweights = [0.1235, -0.5]\n"
+            'plausibility = "small_cpt:0.1"\n\n[context]\nn_ctx = 9\n',
+        ),
+    ],
+)
+def test_saved_weights_leave_the_rest_as_it_is(tmp_path: Path, before: str, after: str) -> None:
+    path = tmp_path / "trio.toml"
+    path.write_text(before, encoding="utf-8")
+    save_weights(path, SAVED)
+    assert path.read_text(encoding="utf-8") == after
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("text", ["fusion = { weights = [1, 2] }\n", "fusion.weights = [1, 2]\n"])
+def test_a_place_that_is_not_found_is_left_to_the_user(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "trio.toml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(TrioConfigError, match=r"0\.1235, -0\.5\] by hand"):
+        save_weights(path, SAVED)
+    assert path.read_text(encoding="utf-8") == text
+
+
+def test_an_embedded_trio_is_not_changed() -> None:
+    with pytest.raises(TrioConfigError, match="part of the installation"):
+        save_weights(embedded_trios()["dzongkha"], SAVED)

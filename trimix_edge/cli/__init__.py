@@ -14,7 +14,19 @@ from typing import Annotated
 import typer
 
 from trimix_edge import __version__
-from trimix_edge.cli import bench, chat, convert, generate, info, inspect, presets, pull, quantize
+from trimix_edge.cli import (
+    bench,
+    chat,
+    convert,
+    fit,
+    generate,
+    info,
+    inspect,
+    presets,
+    pull,
+    quantize,
+    score,
+)
 from trimix_edge.cli.console import use_utf8
 from trimix_edge.errors import TriMixError, UsageError
 
@@ -27,6 +39,8 @@ app = typer.Typer(
 )
 app.command("generate")(generate.command)
 app.command("chat")(chat.command)
+app.command("score")(score.command)
+app.command("fit")(fit.command)
 app.command("bench")(bench.command)
 app.command("info")(info.command)
 app.command("presets")(presets.command)

@@ -28,6 +28,7 @@ def command(
     small_cpt: opt.SmallCpt = None,
     small_base: opt.SmallBase = None,
     weights: opt.Weights = None,
+    rule: opt.Rule = None,
     plausibility: opt.Mask = None,
     greedy: opt.Greedy = False,
     temperature: opt.Temperature = None,
@@ -47,6 +48,7 @@ def command(
     """Talk to a trio. Ctrl-C interrupts an answer, Ctrl-D leaves."""
     given = dict(locals())
     from trimix_edge.chat import Message
+    from trimix_edge.config import WeightChoice
     from trimix_edge.manifest import TrioManifest
     from trimix_edge.trimix import TriMix
 
@@ -64,6 +66,7 @@ def command(
             trio,
             models=files,
             weights=opt.weights(weights),
+            rule=opt.rule(rule, weights),
             plausibility=opt.plausibility(plausibility),
             context=context,
             on_progress=bar.loading,
@@ -84,7 +87,7 @@ def command(
                 if not line:
                     continue
                 history.append({"role": "user", "content": line})
-                answer = ""
+                answer, in_force = "", None
                 try:
                     for chunk in trimix.stream(
                         history,
@@ -95,6 +98,7 @@ def command(
                         on_progress=bar.prompt,
                     ):
                         answer += chunk.text
+                        in_force = chunk.weights
                         write(chunk.text)
                 except KeyboardInterrupt:
                     bar.close()
@@ -107,6 +111,9 @@ def command(
                     )
                     continue
                 write("\n")
+                chosen = isinstance(trimix.manifest.weights, WeightChoice)
+                if chosen and in_force is not None and interactive:
+                    stderr.print(f"[dim](weights {in_force}, chosen for this prompt)[/dim]")
                 history.append({"role": "assistant", "content": answer})
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +11,7 @@ import typer
 
 from trimix_edge.cli import options as opt
 from trimix_edge.cli.console import Bar, announce_kernels, stderr, write
+from trimix_edge.config import WeightChoice
 from trimix_edge.errors import PromptCacheError, PromptError, UsageError
 
 if TYPE_CHECKING:
@@ -50,10 +50,15 @@ def command(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object instead of streaming.")
     ] = False,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Colour each token by the model that carried it."),
+    ] = False,
     large_ins: opt.LargeIns = None,
     small_cpt: opt.SmallCpt = None,
     small_base: opt.SmallBase = None,
     weights: opt.Weights = None,
+    rule: opt.Rule = None,
     plausibility: opt.Mask = None,
     greedy: opt.Greedy = False,
     temperature: opt.Temperature = None,
@@ -103,6 +108,7 @@ def command(
             trio,
             models=files,
             weights=opt.weights(weights),
+            rule=opt.rule(rule, weights),
             plausibility=opt.plausibility(plausibility),
             context=context,
             on_progress=bar.loading,
@@ -113,6 +119,7 @@ def command(
                 "max_tokens": max_tokens,
                 "stop": stop,
                 "sampling": sampling,
+                "explain": explain,
                 "draft": length,
                 "on_progress": bar.prompt,
             }
@@ -131,11 +138,21 @@ def command(
 
 
 def _stream(trimix: TriMix, turns: Prompt, settings: dict[str, Any]) -> None:
-    reason = None
+    from trimix_edge.cli.explain import Explainer
+
+    reason = in_force = None
+    explainer = Explainer() if settings["explain"] else None
     for chunk in trimix.stream(turns, **settings):
-        write(chunk.text)
-        reason = chunk.finish_reason or reason
+        if explainer is None:
+            write(chunk.text)
+        else:
+            explainer.show(chunk.text, chunk.shares)
+        reason, in_force = chunk.finish_reason or reason, chunk.weights
     write("\n")
+    if explainer is not None:
+        stderr.print(explainer.legend())
+    if isinstance(trimix.manifest.weights, WeightChoice) and in_force and stderr.is_terminal:
+        stderr.print(f"[dim](weights {in_force}, chosen for this prompt)[/dim]")
     if reason in ("length", "context") and stderr.is_terminal:
         limit = "--max-tokens" if reason == "length" else "--ctx"
         stderr.print(f"[dim](cut short by {limit})[/dim]")
@@ -162,20 +179,10 @@ def _trio_and_prompt(arguments: list[str], file: Path | None) -> tuple[str | Non
     elif not arguments:
         raise UsageError("no prompt: give one, or - to read it from standard input")
     else:
-        prompt = _read_stdin() if arguments[-1] == "-" else arguments[-1]
+        prompt = opt.read_stdin() if arguments[-1] == "-" else arguments[-1]
     if not prompt:
         raise PromptError("the prompt is empty: there is nothing to continue")
     return trio, prompt
-
-
-def _read_stdin() -> str:
-    data = sys.stdin.buffer.read()
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise PromptError(
-            f"standard input is not UTF-8: byte {error.start} is 0x{data[error.start]:02x}"
-        ) from None
 
 
 def _messages(system: str, prompt: str) -> list[Message]:
@@ -184,16 +191,14 @@ def _messages(system: str, prompt: str) -> list[Message]:
 
 def _as_json(result: Any, load_seconds: float) -> dict[str, Any]:
     timings, weights = result.timings, result.weights
+    explained = {} if result.shares is None else {"shares": _shares_json(result.shares)}
     return {
+        **explained,
         "text": result.text,
         "token_ids": result.token_ids,
         "prompt_token_ids": result.prompt_token_ids,
         "finish_reason": result.finish_reason,
-        "weights": {
-            "large_ins": weights.large_ins,
-            "small_cpt": weights.small_cpt,
-            "small_base": weights.small_base,
-        },
+        "weights": opt.weights_json(weights),
         "seed": result.seed,
         "n_kept": result.n_kept,
         "draft": asdict(result.draft),
@@ -207,6 +212,10 @@ def _as_json(result: Any, load_seconds: float) -> dict[str, Any]:
             "models_ms": {str(role): _ms(s) for role, s in timings.models.items()},
         },
     }
+
+
+def _shares_json(shares: list[Any]) -> list[dict[str, float]]:
+    return [{str(role): round(share, 4) for role, share in token.items()} for token in shares]
 
 
 def _ms(seconds: float) -> float:

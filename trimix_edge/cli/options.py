@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,9 +16,12 @@ from trimix_edge.config import (
     FusionWeights,
     Plausibility,
     Role,
+    RuleChoice,
     SamplingParams,
+    parse_weights,
 )
-from trimix_edge.errors import GrammarError, TriMixError, UsageError
+from trimix_edge.config import Weights as FusionWeightsOrChoice
+from trimix_edge.errors import GrammarError, PromptError, TriMixError, UsageError
 from trimix_edge.manifest import TrioManifest
 
 _MODELS, _FUSION, _SAMPLING, _MACHINE = "Models", "Fusion", "Sampling", "Machine"
@@ -35,7 +39,18 @@ SmallBase = Annotated[Path | None, _option("The small model before that training
 
 Weights = Annotated[
     str | None,
-    _option("Weights of large_ins and small_cpt, as in 0.1,0.9; small_base has the rest.", _FUSION),
+    _option(
+        "Weights of large_ins and small_cpt, as in 0.1,0.9; small_base has the rest. auto: those "
+        "under which the prompt is likeliest; entropy: those surest of the first token.",
+        _FUSION,
+    ),
+]
+Rule = Annotated[
+    str | None,
+    _option(
+        "trimix, or a rival: proxy (Proxy Tuning), average, saf or saf:HOST (SAF-W), single:ROLE.",
+        _FUSION,
+    ),
 ]
 Mask = Annotated[
     str | None,
@@ -148,16 +163,41 @@ def models(
     return {role: path for role, path in given.items() if path is not None}
 
 
-def weights(text: str | None) -> FusionWeights | None:
-    return None if text is None else FusionWeights.parse(text)
+def weights(text: str | None) -> FusionWeightsOrChoice | None:
+    return None if text is None else parse_weights(text)
 
 
-def draft(text: str | None, manifest: TrioManifest, wanted: FusionWeights | None) -> Draft | None:
+def rule(text: str | None, weights: str | None) -> RuleChoice | None:
+    """The rule of that name.
+
+    Raises:
+        UsageError: there is none, or weights are given beside one that sets them itself.
+    """
+    if text is None:
+        return None
+    choice = RuleChoice.parse(text)
+    if weights is not None:
+        choice.refuse_weights()
+    return choice
+
+
+def weights_json(weights: FusionWeights | None) -> dict[str, float] | None:
+    """The three weights by role, for ``--json``; None where no pair was in force throughout."""
+    if weights is None:
+        return None
+    return {str(role): getattr(weights, role.value) for role in Role}
+
+
+def draft(
+    text: str | None, manifest: TrioManifest, wanted: FusionWeightsOrChoice | None
+) -> Draft | None:
     """The length of drafts; says so, once, where one is asked for that nothing can write."""
     if text is None:
         return None
     parsed = Draft.parse(text)
-    roles = (wanted or manifest.weights).roles
+    in_force = wanted or manifest.weights
+    # Weights chosen by prompt may give any role something.
+    roles = in_force.roles if isinstance(in_force, FusionWeights) else tuple(Role)
     if parsed.n_tokens != 0 and (Role.SMALL_CPT not in roles or len(roles) < 2):
         why = "small_cpt has no weight" if Role.SMALL_CPT not in roles else "it is alone"
         stderr.print(f"[dim](--draft: {why}, only text that repeats itself is drafted)[/dim]")
@@ -207,6 +247,21 @@ def sampling(
             raise UsageError(f"--greedy switches every sampler off: leave --{name} away")
         return SamplingParams()
     return replace(manifest.sampling, **given)
+
+
+def read_stdin() -> str:
+    """All of standard input.
+
+    Raises:
+        PromptError: it is not UTF-8.
+    """
+    data = sys.stdin.buffer.read()
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise PromptError(
+            f"standard input is not UTF-8: byte {error.start} is 0x{data[error.start]:02x}"
+        ) from None
 
 
 def read_text(path: Path, what: str, kind: type[TriMixError]) -> str:

@@ -1,0 +1,252 @@
+"""``trimix-edge fit``: one pair of weights for a task or a language."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from trimix_edge.cli import making
+from trimix_edge.cli import options as opt
+from trimix_edge.cli.console import Bar
+from trimix_edge.errors import PromptError, TrioConfigError, UsageError
+
+if TYPE_CHECKING:
+    from trimix_edge.fit import Fit, Gain, HostFit
+
+
+def command(
+    trio: Annotated[
+        str | None,
+        typer.Argument(metavar="[TRIO]", help="As for generate.", show_default=False),
+    ] = None,
+    text: Annotated[
+        list[Path] | None,
+        typer.Option(help="A text in the language; may be repeated.", show_default=False),
+    ] = None,
+    pairs: Annotated[
+        Path | None,
+        typer.Option(
+            help="Labelled pairs, PROMPT<tab>REFERENCE a line: fits what the references cost "
+            "after their prompts.",
+            show_default=False,
+        ),
+    ] = None,
+    chat: Annotated[
+        bool | None,
+        typer.Option(
+            "--chat/--no-chat",
+            help="Send the prompts through the chat template, or not; what the trio says if "
+            "absent.",
+            show_default=False,
+        ),
+    ] = None,
+    method: Annotated[
+        str, typer.Option(help="newton, the exact optimum, or grid, the paper's 36 pairs.")
+    ] = "newton",
+    rule: Annotated[
+        str, typer.Option(help="trimix, or saf to choose the host of SAF-W.")
+    ] = "trimix",
+    save: Annotated[
+        bool, typer.Option("--save", help="Write the weights into the trio's manifest.")
+    ] = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Draw the perplexity of the grid, a PNG file.", show_default=False),
+    ] = None,
+    as_json: making.AsJson = False,
+    large_ins: opt.LargeIns = None,
+    small_cpt: opt.SmallCpt = None,
+    small_base: opt.SmallBase = None,
+    ctx: opt.Ctx = None,
+    batch: opt.Batch = None,
+    threads: opt.Threads = None,
+    gpu_layers: opt.GpuLayers = None,
+    kv_type: opt.KvType = None,
+) -> None:
+    """Fit the weights to texts without labels, or to labelled pairs."""
+    from trimix_edge.config import FusionWeights, RuleChoice, WeightChoice
+    from trimix_edge.fit import TextSource, fit_host, fit_weights, read_pairs, samples_of
+    from trimix_edge.fusion import WeightGrid
+    from trimix_edge.manifest import TrioManifest, save_weights
+    from trimix_edge.trimix import TriMix
+
+    if method not in ("newton", "grid"):
+        raise UsageError(f"method is {method!r}, it must be newton or grid")
+    if rule not in ("trimix", "saf"):
+        raise UsageError(f"fit --rule is {rule!r}, it must be trimix or saf")
+    if not text and pairs is None:
+        raise UsageError("nothing to fit to: name a text with --text, or pairs with --pairs")
+    files = opt.models(large_ins, small_cpt, small_base)
+    manifest = TrioManifest.find(trio, files)
+    if save and (manifest.path is None or rule == "saf"):
+        why = "there is no manifest" if manifest.path is None else "a manifest holds no SAF-W host"
+        raise TrioConfigError(f"--save: {why}, only trimix's weights in a trio.toml can be saved")
+    plt = None if plot is None else _pyplot()
+    texts = [opt.read_text(path, "text", PromptError) for path in text or []]
+    read = (
+        [] if pairs is None else read_pairs(opt.read_text(pairs, "pairs", PromptError), str(pairs))
+    )
+    grid = WeightGrid({*manifest.models, *manifest.adapters})
+    choice = RuleChoice("saf") if rule == "saf" else None
+    with (
+        Bar() as bar,
+        TriMix.load(
+            trio,
+            models=files,
+            weights=WeightChoice.AUTO,
+            rule=choice,
+            context=opt.context(manifest, ctx, batch, threads, gpu_layers, kv_type),
+            on_progress=bar.loading,
+        ) as trimix,
+    ):
+        roles = grid.roles if choice is None else trimix.trio.roles
+        source = TextSource(trimix, roles, samples_of(trimix, texts, read, chat=chat), bar.update)
+        if choice is not None:
+            host = fit_host(source)
+        else:
+            present = manifest.weights if isinstance(manifest.weights, FusionWeights) else None
+            if present is not None and not set(present.roles) <= set(grid.roles):
+                present = None
+            fit = fit_weights(source, grid, method=method, current=present)
+    if choice is not None:
+        _tell_host(host, as_json=as_json)
+        return
+    if plt is not None and plot is not None:
+        _draw(plt, fit, plot)
+    if save and manifest.path is not None:
+        save_weights(manifest.path, fit.weights)
+    if as_json:
+        print(json.dumps(_as_json(fit)))
+    else:
+        _print(fit, manifest.path if save else None)
+
+
+def _gain(gain: Gain | None) -> list[float] | None:
+    return None if gain is None else [gain.nats, gain.error]
+
+
+def _as_json(fit: Fit) -> dict[str, Any]:
+    return {
+        "method": fit.method,
+        "weights": opt.weights_json(fit.weights),
+        "grid": [
+            {"weights": opt.weights_json(pair), "nll": nll}
+            for pair, nll in zip(fit.pairs, fit.grid.tolist(), strict=True)
+        ],
+        "grid_best": {"weights": opt.weights_json(fit.best_pair), "nll": fit.best_nll},
+        "newton": {"weights": opt.weights_json(fit.newton), "nll": fit.newton_nll},
+        "present": {"weights": opt.weights_json(fit.current), "nll": fit.current_nll},
+        "gain_on_present": _gain(fit.gain_on_current),
+        "gain_on_grid": _gain(fit.gain_on_grid),
+        "n_tokens": fit.n_tokens,
+        "n_steps": fit.n_steps,
+    }
+
+
+def _print(fit: Fit, saved: Path | None) -> None:
+    import math
+
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, markup=False)
+    table = Table("", "large_ins, small_cpt, small_base", "nats a token", "perplexity", box=None)
+    rows = [
+        ("grid's best", fit.best_pair, fit.best_nll),
+        (f"Newton, {fit.n_steps} steps", fit.newton, fit.newton_nll),
+        ("present", fit.current, fit.current_nll),
+    ]
+    for name, pair, nll in rows:
+        if pair is not None and nll is not None:
+            shown = f"{pair.large_ins:.4g}, {pair.small_cpt:.4g}, {pair.small_base:.4g}"
+            table.add_row(name, shown, f"{nll:.5f}", f"{math.exp(min(nll, 700)):.4f}")
+    console.print(f"{fit.n_tokens} tokens")
+    console.print(table)
+    for name, gain in (("present weights", fit.gain_on_current), ("grid's best", fit.gain_on_grid)):
+        if gain is not None:
+            console.print(
+                f"gain on the {name}: {gain.nats:.5f} ± {gain.error:.5f} nats a token",
+                soft_wrap=True,
+            )
+    _print_surface(fit)
+    if saved is not None:
+        console.print(f"saved in {saved}", soft_wrap=True)
+
+
+def _print_surface(fit: Fit) -> None:
+    """The grid's perplexities, the better the greener."""
+    import numpy as np
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from trimix_edge.fit import heat_map
+    from trimix_edge.fusion import GRID
+
+    surface = heat_map(fit)
+    if surface is None:
+        return
+    table = Table("large_ins \\ small_cpt", *(f"{w:g}" for w in GRID), box=None, padding=0)
+    logs = np.log(surface)
+    shades = (logs - logs.min()) / max(float(np.ptp(logs)), 1e-12)
+    for w, row, shade in zip(GRID, surface, shades, strict=True):
+        cells = []
+        for value, heat in zip(row, shade, strict=True):
+            red, green = int(60 + 160 * heat**0.5), int(160 - 120 * heat**0.5)
+            cells.append(Text(f" {value:9.4g} ", style=f"white on rgb({red},{green},50)"))
+        table.add_row(f"{w:g}", *cells)
+    Console(highlight=False).print(table)
+
+
+def _tell_host(host: HostFit, *, as_json: bool) -> None:
+    if as_json:
+        nll = {str(role): value for role, value in host.nll.items()}
+        found = {"rule": str(host.rule), "nll": nll, "gain": _gain(host.gain)}
+        print(json.dumps({**found, "n_tokens": host.n_tokens}))
+        return
+    for role, value in host.nll.items():
+        print(f"host {role}: {value:.5f} nats a token")
+    print(
+        f"gain: {host.gain.nats:.5f} ± {host.gain.error:.5f} nats a token, {host.n_tokens} tokens"
+    )
+    print(f"--rule {host.rule}")
+
+
+def _pyplot() -> Any:
+    try:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        from matplotlib import pyplot
+    except ImportError:
+        raise UsageError(
+            "--plot needs matplotlib: pip install 'trimix-edge[plot]', or leave --plot away"
+        ) from None
+    return pyplot
+
+
+def _draw(plt: Any, fit: Fit, target: Path) -> None:
+    from trimix_edge.files import replacing
+    from trimix_edge.fit import heat_map
+    from trimix_edge.fusion import GRID
+
+    surface = heat_map(fit)
+    if surface is None:
+        raise UsageError("--plot draws the grid of three models, this trio has two")
+    figure, axes = plt.subplots(figsize=(6, 5), layout="constrained")
+    image = axes.imshow(surface, origin="lower", cmap="viridis_r", norm="log")
+    ticks = [f"{w:g}" for w in GRID]
+    axes.set_xticks(range(len(GRID)), ticks)
+    axes.set_yticks(range(len(GRID)), ticks)
+    axes.set_xlabel("weight of small_cpt")
+    axes.set_ylabel("weight of large_ins")
+    for i, row in enumerate(surface):
+        for j, value in enumerate(row):
+            axes.text(j, i, f"{value:.4g}", ha="center", va="center", fontsize=8)
+    figure.colorbar(image, label="perplexity")
+    with replacing(target) as scratch:
+        figure.savefig(scratch, format="png", dpi=150)
+    plt.close(figure)

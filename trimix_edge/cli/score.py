@@ -1,0 +1,162 @@
+"""``trimix-edge score``: what a known text costs, under the fusion and each model alone."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from trimix_edge.cli import making
+from trimix_edge.cli import options as opt
+from trimix_edge.cli.console import Bar
+from trimix_edge.errors import PromptError, UsageError
+
+if TYPE_CHECKING:
+    from trimix_edge.scoring import Score
+
+
+def command(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[TRIO] FILE|-",
+            help="TRIO: as for generate; - reads the text from standard input.",
+            show_default=False,
+        ),
+    ] = None,
+    condition: Annotated[
+        str | None,
+        typer.Option(help="A prompt that comes before the text, not scored.", show_default=False),
+    ] = None,
+    condition_file: Annotated[
+        Path | None, typer.Option(help="Read that prompt from a file.", show_default=False)
+    ] = None,
+    chat: Annotated[
+        bool | None,
+        typer.Option(
+            "--chat/--no-chat",
+            help="Send the condition through the chat template, or not; what the trio says if "
+            "absent.",
+            show_default=False,
+        ),
+    ] = None,
+    stride: Annotated[
+        int | None,
+        typer.Option(
+            help="Tokens that the window moves by on a text longer than the context; half the "
+            "context if absent.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: making.AsJson = False,
+    large_ins: opt.LargeIns = None,
+    small_cpt: opt.SmallCpt = None,
+    small_base: opt.SmallBase = None,
+    weights: opt.Weights = None,
+    rule: opt.Rule = None,
+    ctx: opt.Ctx = None,
+    batch: opt.Batch = None,
+    threads: opt.Threads = None,
+    gpu_layers: opt.GpuLayers = None,
+    kv_type: opt.KvType = None,
+) -> None:
+    """Score a text: perplexity and bits a byte, for the fusion and each of its models alone."""
+    from trimix_edge.manifest import TrioManifest
+    from trimix_edge.trimix import TriMix
+
+    trio, text = _trio_and_text(arguments or [])
+    if condition is not None and condition_file is not None:
+        raise UsageError("give --condition or --condition-file, not both")
+    if condition_file is not None:
+        condition = opt.read_text(condition_file, "condition file", PromptError)
+    files = opt.models(large_ins, small_cpt, small_base)
+    context = opt.context(TrioManifest.find(trio, files), ctx, batch, threads, gpu_layers, kv_type)
+    with (
+        Bar() as bar,
+        TriMix.load(
+            trio,
+            models=files,
+            weights=opt.weights(weights),
+            rule=opt.rule(rule, weights),
+            context=context,
+            on_progress=bar.loading,
+        ) as trimix,
+    ):
+        score = trimix.score(
+            text,
+            condition,
+            chat=chat,
+            stride=stride,
+            on_progress=lambda done, total: bar.update(f"text of {total} tokens", done, total),
+        )
+        context = trimix.trio.context
+    if as_json:
+        print(json.dumps(_as_json(score), ensure_ascii=False))
+        return
+    _print(score, context.n_ctx)
+
+
+def _trio_and_text(arguments: list[str]) -> tuple[str | None, str]:
+    if not arguments:
+        raise UsageError("no text: name a file, or - to read it from standard input")
+    if len(arguments) > 2:
+        raise UsageError("too many arguments: score takes [TRIO] FILE|-")
+    trio = arguments[0] if len(arguments) == 2 else None
+    if arguments[-1] == "-":
+        return trio, opt.read_stdin()
+    return trio, opt.read_text(Path(arguments[-1]), "text", PromptError)
+
+
+def _print(score: Score, n_ctx: int) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    told = f"{len(score.token_ids)} tokens, {score.n_bytes} bytes"
+    if score.stride is not None:
+        told += f"; a window of {n_ctx} tokens, moved by {score.stride}"
+    table = Table("", "nats a token", "perplexity", "±", "bits a byte", "likeliest", box=None)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    if score.weights is not None:
+        told += f"; weights {score.weights}"
+    console.print(told, soft_wrap=True)
+    for name, scores in [("fused", score.fused), *((str(r), s) for r, s in score.models.items())]:
+        table.add_row(
+            name,
+            f"{scores.nll:.4f}",
+            f"{scores.perplexity:.3f}",
+            f"{scores.perplexity_error:.3f}",
+            f"{scores.bits_per_byte:.4f}",
+            f"{scores.greedy.mean():.1%}",
+        )
+    console.print(table)
+
+
+def _as_json(score: Score) -> dict[str, Any]:
+    def figures(scores: Any) -> dict[str, Any]:
+        return {
+            "nll": _finite(scores.nll),
+            "perplexity": _finite(scores.perplexity),
+            "perplexity_error": _finite(scores.perplexity_error),
+            "bits_per_byte": _finite(scores.bits_per_byte),
+            "logprobs": [_finite(p) for p in scores.logprobs.tolist()],
+            "greedy": scores.greedy.tolist(),
+        }
+
+    return {
+        "token_ids": score.token_ids,
+        "n_bytes": score.n_bytes,
+        "stride": score.stride,
+        "weights": opt.weights_json(score.weights),
+        "fused": figures(score.fused),
+        "models": {str(role): figures(scores) for role, scores in score.models.items()},
+    }
+
+
+def _finite(x: float) -> float | None:
+    """JSON has no infinity."""
+    return x if math.isfinite(x) else None
