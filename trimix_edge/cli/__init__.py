@@ -14,7 +14,18 @@ from typing import Annotated
 import typer
 
 from trimix_edge import __version__
-from trimix_edge.cli import chat, convert, generate, info, inspect, presets, pull, quantize
+from trimix_edge.cli import (
+    chat,
+    compare,
+    convert,
+    evaluate,
+    generate,
+    info,
+    inspect,
+    presets,
+    pull,
+    quantize,
+)
 from trimix_edge.cli.console import use_utf8
 from trimix_edge.errors import TriMixError, UsageError
 
@@ -27,6 +38,8 @@ app = typer.Typer(
 )
 app.command("generate")(generate.command)
 app.command("chat")(chat.command)
+app.command("evaluate")(evaluate.command)
+app.command("compare")(compare.command)
 app.command("info")(info.command)
 app.command("presets")(presets.command)
 app.command("pull")(pull.command)
