@@ -7,6 +7,7 @@ TriMixError
 ├── VocabMismatchError      the models do not share a tokenizer
 ├── ConversionError         a checkpoint can't become a GGUF file
 ├── QuantizeError           llama.cpp can't quantise a file
+├── EvaluationError         benchmark data, prompt templates or results cannot be used
 ├── HubError                the Hugging Face Hub lacks or refuses something, or is out of reach
 ├── TargetError             a file can't be written where it should be
 ├── DiskSpaceError          a disk has no room for what is to be written
@@ -51,6 +52,10 @@ class ConversionError(TriMixError):
 
 class QuantizeError(TriMixError):
     """llama.cpp can't quantise a file."""
+
+
+class EvaluationError(TriMixError):
+    """Benchmark data, prompt templates or a folder of results cannot be used."""
 
 
 class HubError(TriMixError):

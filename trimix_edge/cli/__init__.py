@@ -17,7 +17,9 @@ from trimix_edge import __version__
 from trimix_edge.cli import (
     bench,
     chat,
+    compare,
     convert,
+    evaluate,
     fit,
     generate,
     info,
@@ -42,6 +44,8 @@ app.command("chat")(chat.command)
 app.command("score")(score.command)
 app.command("fit")(fit.command)
 app.command("bench")(bench.command)
+app.command("evaluate")(evaluate.command)
+app.command("compare")(compare.command)
 app.command("info")(info.command)
 app.command("presets")(presets.command)
 app.command("pull")(pull.command)

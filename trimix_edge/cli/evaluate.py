@@ -1,0 +1,206 @@
+"""``trimix-edge evaluate``: a trio on benchmarks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trimix_edge.cli import making
+from trimix_edge.cli import options as opt
+from trimix_edge.cli.console import Bar, announce_kernels, stderr
+
+_BENCHMARK, _RESULTS = "Benchmark", "Results"
+
+
+def command(
+    data: Annotated[
+        Path,
+        typer.Option(
+            metavar="DIR",
+            help="Holds TASK/LANG/test.json, or the files of the two general tasks.",
+            rich_help_panel=_BENCHMARK,
+            show_default=False,
+        ),
+    ],
+    tasks: Annotated[
+        str,
+        typer.Option(help="Names with commas between, or all of DIR.", rich_help_panel=_BENCHMARK),
+    ] = "all",
+    langs: Annotated[
+        str | None,
+        typer.Option(
+            help="Codes with commas between; all of DIR if absent.",
+            rich_help_panel=_BENCHMARK,
+            show_default=False,
+        ),
+    ] = None,
+    direction: Annotated[
+        str,
+        typer.Option(
+            help="Of translations, seen from the language: into, from or both.",
+            rich_help_panel=_BENCHMARK,
+        ),
+    ] = "both",
+    split: Annotated[str, typer.Option(help="test or dev.", rich_help_panel=_BENCHMARK)] = "test",
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            help="Items of each task and language.", rich_help_panel=_BENCHMARK, show_default=False
+        ),
+    ] = None,
+    shots: Annotated[
+        int | None,
+        typer.Option(
+            help="Exemplars; 5 if absent, 3 for titles.",
+            rich_help_panel=_BENCHMARK,
+            show_default=False,
+        ),
+    ] = None,
+    seed: Annotated[
+        int,
+        typer.Option(
+            help="0, 1, 2: which train file the exemplars come from; also of resampling.",
+            rich_help_panel=_BENCHMARK,
+        ),
+    ] = 0,
+    prompt_language: Annotated[
+        str, typer.Option(help="Of the instructions: en, zh.", rich_help_panel=_BENCHMARK)
+    ] = "en",
+    templates: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Other wording, a TOML file like trimix_edge/evaluate/templates.toml.",
+            rich_help_panel=_BENCHMARK,
+            show_default=False,
+        ),
+    ] = None,
+    chat: Annotated[
+        bool | None,
+        typer.Option(
+            "--chat/--no-chat",
+            help="Send prompts through the chat template of large_ins, or not; what the trio "
+            "says if absent.",
+            rich_help_panel=_BENCHMARK,
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="The folder of results; evaluations/TRIO-FINGERPRINT if absent.",
+            rich_help_panel=_RESULTS,
+            show_default=False,
+        ),
+    ] = None,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="Begin again in a folder that holds results.",
+            rich_help_panel=_RESULTS,
+        ),
+    ] = False,
+    as_json: making.AsJson = False,
+    trio: Annotated[
+        str | None,
+        typer.Option(
+            help="An embedded trio's name, a trio.toml or its folder.",
+            rich_help_panel="Models",
+            show_default=False,
+        ),
+    ] = None,
+    large_ins: opt.LargeIns = None,
+    small_cpt: opt.SmallCpt = None,
+    small_base: opt.SmallBase = None,
+    weights: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Weights of large_ins and small_cpt, as in 0.1,0.9, auto or entropy; may be "
+            "repeated: each is a system, compared with the first.",
+            rich_help_panel="Fusion",
+            show_default=False,
+        ),
+    ] = None,
+    rule: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A rule beside TriMix: proxy, average, saf:HOST, single:ROLE; may be repeated.",
+            rich_help_panel="Fusion",
+            show_default=False,
+        ),
+    ] = None,
+    plausibility: opt.Mask = None,
+    greedy: opt.Greedy = False,
+    ctx: opt.Ctx = None,
+    batch: opt.Batch = None,
+    threads: opt.Threads = None,
+    gpu_layers: opt.GpuLayers = None,
+    kv_type: opt.KvType = None,
+) -> None:
+    """Evaluate a trio on benchmarks; run again, it goes on where it stopped."""
+    from trimix_edge.evaluate.evaluation import evaluate
+    from trimix_edge.evaluate.plan import Settings
+    from trimix_edge.evaluate.systems import System
+    from trimix_edge.evaluate.tasks import Selection
+    from trimix_edge.manifest import TrioManifest
+
+    manifest = TrioManifest.find(trio, opt.models(large_ins, small_cpt, small_base))
+    settings = Settings(
+        selection=Selection.parse(
+            data,
+            tasks=tasks,
+            languages=langs,
+            direction=direction,
+            split=split,
+            shots=shots,
+            limit=limit,
+            seed=seed,
+            prompt_language=prompt_language,
+        ),
+        manifest=manifest,
+        systems=System.choose(weights or [], rule or [], opt.plausibility(plausibility), manifest),
+        context=opt.context(manifest, ctx, batch, threads, gpu_layers, kv_type),
+        sampling=opt.sampling(manifest, {}, greedy=greedy, grammar=None),
+        chat=manifest.chat if chat is None else chat,
+        templates=templates,
+    )
+    announce_kernels()
+    with Bar() as bar:
+        report = evaluate(
+            settings,
+            out,
+            force=force,
+            on_progress=bar.update,
+            on_folder=lambda folder: stderr.print(f"results: {folder}", markup=False),
+            on_note=lambda note: stderr.print(f"note: {note}", markup=False, soft_wrap=True),
+        )
+    if as_json:
+        print(json.dumps(report, ensure_ascii=False))
+        return
+    show(report)
+
+
+def show(report: dict[str, object]) -> None:
+    """The scores of a report, as a table on the terminal."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from trimix_edge.evaluate.show import result_table
+
+    header, *rows = result_table(report)
+    table = Table(*map(escape, header), box=None)
+    for at, column in enumerate(table.columns):
+        column.justify = "left" if at in (0, 1, 3) else "right"
+        column.no_wrap = True
+    for row in rows:
+        table.add_row(*map(escape, row))
+    console = Console(highlight=False)
+    roomy = console.options.update(max_width=1000)
+    console.width = max(console.width, console.measure(table, options=roomy).maximum)
+    console.print(table)

@@ -1,0 +1,209 @@
+"""MiLiC-Eval's items: lists of JSON objects, one file a split."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from string import ascii_uppercase
+from typing import Any
+
+from trimix_edge.errors import EvaluationError
+from trimix_edge.evaluate.answers import as_number
+from trimix_edge.evaluate.source import Source, empty, one_line, too_few
+from trimix_edge.evaluate.tasks import Cell, Item, Selection, Task
+
+N_TRAIN_FILES = 3
+
+
+class Record:
+    """One object of a file: its getters name file, item and field of what is wrong.
+
+    A dotted name, as ``label.en``, is a key of that spelling or a path into nested objects.
+    """
+
+    def __init__(self, content: Mapping[str, Any], path: Path, number: int) -> None:
+        self._content = content
+        self._where = f"{path}, item {number}"
+        self.id = str(self._get("id"))
+
+    def _find(self, name: str) -> Any:
+        if name in self._content:
+            return self._content[name]
+        value: Any = self._content
+        for part in name.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        return value
+
+    def _get(self, name: str) -> Any:
+        value = self._find(name)
+        if value is None:
+            raise EvaluationError(f"{self._where} lacks the field {name!r}")
+        return value
+
+    def wrong(self, name: str, expected: str) -> EvaluationError:
+        return EvaluationError(
+            f"{self._where}: the field {name!r} must be {expected}, not {self._find(name)!r}"
+        )
+
+    def __contains__(self, name: str) -> bool:
+        return self._find(name) is not None
+
+    def text(self, name: str) -> str:
+        value = self._get(name)
+        if not isinstance(value, str) or not value.strip():
+            raise self.wrong(name, "a text that is not blank")
+        return self._checked(name, value)
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        """A list of texts; a lone text is a list of one."""
+        value = self._get(name)
+        values = [value] if isinstance(value, str) else value
+        if not isinstance(values, list) or not all(isinstance(v, str) for v in values):
+            raise self.wrong(name, "a list of texts")
+        return tuple(self._checked(name, v) for v in values)
+
+    def scalar(self, name: str) -> str:
+        """A text, or a number as a text."""
+        value = self._get(name)
+        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+            raise self.wrong(name, "a text or a number")
+        return self._checked(name, str(value)).strip()
+
+    def _checked(self, name: str, text: str) -> str:
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError:  # JSON can spell half of a character: \ud800
+            raise EvaluationError(
+                f"{self._where}: the field {name!r} is not valid Unicode"
+            ) from None
+        return text
+
+
+def records(text: str, path: Path) -> list[Record]:
+    """The objects of a file.
+
+    Raises:
+        EvaluationError: not JSON, not a list of objects, or an object without ``id``.
+    """
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise EvaluationError(
+            f"{path} is not JSON: {error.msg} in line {error.lineno}, column {error.colno}"
+        ) from None
+    except (RecursionError, ValueError):  # nested too deeply, or a number of too many digits
+        raise EvaluationError(f"{path} is not JSON of a sensible kind") from None
+    if not isinstance(content, list):
+        raise EvaluationError(f"{path} must be a list of objects, it is {_kind(content)}")
+    for number, entry in enumerate(content, 1):
+        if not isinstance(entry, dict):
+            raise EvaluationError(f"{path}, item {number} must be an object, it is {_kind(entry)}")
+    return [Record(entry, path, number) for number, entry in enumerate(content, 1)]
+
+
+def _kind(value: object) -> str:
+    names = {dict: "an object", list: "a list", str: "a text", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def load(task: Task, language: str, folder: Path, selection: Selection) -> list[Cell]:
+    """The cells of a task in a language: two for a translation, one for others.
+
+    Raises:
+        EvaluationError: a file is missing or wrong, or holds too little.
+    """
+    name = f"{selection.split}.json"
+    wanted = selection.n_shots(task)
+    cells = []
+    for source, target in _pairs(task, language, selection):
+        files = Source(folder)
+        read = _reader(task, source, target, selection.prompt_language)
+        show = _reader(task, source, target, selection.prompt_language, exemplar=True)
+        items = [read(record) for record in records(files.text(name), folder / name)]
+        if not items:
+            raise empty(folder / name)
+        exemplars: list[Item] = []
+        labels = {item.reference for item in items}
+        for train in _train_files(selection.seed) if wanted else ():
+            if len(exemplars) < wanted:
+                exemplars += [show(r) for r in records(files.text(train), folder / train)]
+        if len(exemplars) < wanted:
+            raise too_few(folder, len(exemplars), wanted)
+        labels |= {item.reference for item in exemplars}
+        cells.append(
+            Cell(
+                task=task,
+                language=language,
+                source=source,
+                target=target,
+                items=tuple(items[: selection.limit]),
+                exemplars=tuple(exemplars[:wanted]),
+                labels=tuple(sorted(labels)) if task.judge == "label" else (),
+                data=files.hashes,
+            )
+        )
+    return cells
+
+
+def _train_files(seed: int) -> Iterator[str]:
+    for n in range(N_TRAIN_FILES):
+        yield f"train_{(seed + n) % N_TRAIN_FILES + 1}.json"
+
+
+def _pairs(task: Task, language: str, selection: Selection) -> list[tuple[str, str]]:
+    """Source and target; the other language of a translation is that of the prompts."""
+    if not task.translates:
+        return [(language, language)]
+    other = selection.prompt_language
+    pairs = {"into": (other, language), "from": (language, other)}
+    return [pairs[direction] for direction in selection.directions]
+
+
+def _reader(
+    task: Task, source: str, target: str, prompt_language: str, *, exemplar: bool = False
+) -> Callable[[Record], Item]:
+    """What turns a record into an item; exemplars of mathematics must show the way."""
+
+    def choice(record: Record) -> Item:
+        options = record.texts("options")
+        letters = ascii_uppercase[: len(options)]
+        if not 2 <= len(options) <= len(ascii_uppercase):
+            raise record.wrong("options", "a list of 2 to 26 texts")
+        answer = record.text("answer").strip().upper()
+        if answer not in tuple(letters):
+            raise record.wrong("answer", f"a letter from A to {letters[-1]}")
+        fields = {"context": "\n".join(record.texts("context"))}
+        if "question" in task.fields:
+            fields["question"] = record.text("question")
+        return Item(record.id, fields, answer, options)
+
+    def label(record: Record) -> Item:
+        name = f"label.{prompt_language}"
+        name = name if name in record else "label.en"
+        return Item(record.id, {"text": record.text("text")}, one_line(record.text(name)))
+
+    def title(record: Record) -> Item:
+        fields = {"content": record.text("content")}
+        return Item(record.id, fields, one_line(record.text("title")))
+
+    def translation(record: Record) -> Item:
+        fields = {"source": one_line(record.text(source))}
+        return Item(record.id, fields, one_line(record.text(target)))
+
+    def number(record: Record) -> Item:
+        answer = record.scalar("answer")
+        if as_number(answer) is None:
+            raise record.wrong("answer", "a number")
+        name = f"cot.{prompt_language}"
+        name = name if name in record else "cot.en"
+        cot = one_line(record.text(name)) if exemplar else ""
+        return Item(record.id, {"question": record.text("question")}, answer, cot=cot)
+
+    return {
+        "letter": choice,
+        "label": label,
+        "rouge_l": title,
+        "chrf": translation,
+        "number": number,
+    }[task.judge]

@@ -1,0 +1,151 @@
+"""All that decides the predictions, read and checked before a model loads, and its fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import trimix_edge
+from trimix_edge.config import ContextParams, Role, SamplingParams
+from trimix_edge.errors import ModelLoadError
+from trimix_edge.evaluate.metrics import require_libraries
+from trimix_edge.evaluate.prompts import CellPrompts, Prompts
+from trimix_edge.evaluate.systems import System
+from trimix_edge.evaluate.tasks import Cell, Selection, load_cells
+from trimix_edge.manifest import TrioManifest
+
+Progress = Callable[[str, float, float], None]
+"""Called with what is being done, how much of it is, and all of it."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a person asks for.
+
+    Attributes:
+        manifest: the trio; its weights are not used where ``systems`` say others.
+        chat: send prompts through the chat template.
+        templates: a file over the wording that ships.
+    """
+
+    selection: Selection
+    manifest: TrioManifest
+    systems: tuple[System, ...]
+    context: ContextParams
+    sampling: SamplingParams
+    chat: bool = False
+    templates: Path | None = None
+
+    @property
+    def repeatable_sampling(self) -> SamplingParams:
+        """The sampling with a seed, so that a resumed run ends as one that never stopped."""
+        seed = self.sampling.seed
+        return replace(self.sampling, seed=self.selection.seed if seed is None else seed)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be done.
+
+    Attributes:
+        prompts: of each cell.
+        configuration: all that decides the predictions, as JSON: who has the same gets the same.
+    """
+
+    settings: Settings
+    cells: tuple[Cell, ...]
+    prompts: Mapping[str, CellPrompts]
+    configuration: dict[str, Any]
+
+    @classmethod
+    def make(cls, settings: Settings, on_progress: Progress | None = None) -> Plan:
+        """Read and check everything but the models.
+
+        Raises:
+            TriMixError: data, templates or files of models can't be used, a library is missing.
+        """
+        selection = settings.selection
+        cells = tuple(load_cells(selection))
+        require_libraries([cell.task.judge for cell in cells])
+        prompts = Prompts.load(selection.prompt_language, settings.templates)
+        worded = {cell.name: prompts.of(cell) for cell in cells}
+        roles = {role for system in settings.systems for role in system.roles}
+        configuration = {
+            "versions": {
+                "trimix-edge": trimix_edge.__version__,
+                "llama-cpp-python": version("llama-cpp-python"),
+            },
+            "trio": settings.manifest.name,
+            "models": model_hashes(settings.manifest, roles, on_progress),
+            "systems": [system.as_json() for system in settings.systems],
+            "sampling": asdict(settings.repeatable_sampling),
+            "chat": settings.chat,
+            "context": {"n_ctx": settings.context.n_ctx, "kv_type": settings.context.kv_type},
+            "split": selection.split,
+            "limit": selection.limit,
+            "seed": selection.seed,
+            "prompt_language": selection.prompt_language,
+            "cells": {
+                cell.name: {
+                    "task": cell.task.name,
+                    "judge": cell.task.judge,
+                    "language": cell.language,
+                    "n_items": len(cell.items),
+                    "shots": len(cell.exemplars),
+                    "max_tokens": cell.task.max_tokens,
+                    "data": dict(cell.data),
+                    "templates": prompts.wording(cell.task),
+                    "first_prompt": worded[cell.name].prompt(cell.items[0], len(cell.exemplars)),
+                }
+                for cell in cells
+            },
+        }
+        return cls(settings, cells, worded, configuration)
+
+    @property
+    def fingerprint(self) -> str:
+        """Eight hexadecimal digits of the configuration's SHA-256."""
+        text = json.dumps(self.configuration, ensure_ascii=False, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def model_hashes(
+    manifest: TrioManifest, roles: Collection[Role], on_progress: Progress | None = None
+) -> dict[str, dict[str, str]]:
+    """SHA-256 of the files of the roles that are used, by role; an adapter's beside its model's."""
+    known: dict[Path, str] = {}
+
+    def entry(path: Path) -> str:
+        if path not in known:
+            known[path] = _sha256(path, on_progress)
+        return known[path]
+
+    found: dict[str, dict[str, str]] = {}
+    for role in Role:
+        adapter = manifest.adapters.get(role)
+        path = manifest.models.get(role if adapter is None else adapter.base)
+        if role not in roles or path is None:  # a role without a file is told when it is loaded
+            continue
+        found[str(role)] = {"file": path.name, "sha256": entry(path)}
+        if adapter is not None:
+            found[str(role)] |= {"lora": adapter.path.name, "lora_sha256": entry(adapter.path)}
+    return found
+
+
+def _sha256(path: Path, on_progress: Progress | None) -> str:
+    digest = hashlib.sha256()
+    try:
+        n_bytes = path.stat().st_size
+        with path.open("rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+                if on_progress is not None:
+                    on_progress(f"checking {path.name}", file.tell(), n_bytes)
+    except OSError as error:
+        raise ModelLoadError(f"{path}: {error.strerror or error}") from None
+    return digest.hexdigest()

@@ -1,0 +1,242 @@
+"""Runs on disk to a report: systems side by side, with intervals, tests, speed and provenance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trimix_edge.errors import EvaluationError, UsageError
+from trimix_edge.evaluate.bootstrap import (
+    DRAWS,
+    Difference,
+    Floats,
+    Interval,
+    resample,
+)
+from trimix_edge.evaluate.metrics import Answered, Metric, library_versions, metric_of
+from trimix_edge.evaluate.results import (
+    RUN,
+    Prediction,
+    predictions_path,
+    read_json,
+    read_predictions,
+)
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A system of a run, as its folder tells.
+
+    Attributes:
+        name: unique in a report.
+        facts: what the run says of the system.
+        cells: predictions by the name of the cell.
+    """
+
+    name: str
+    facts: Mapping[str, Any]
+    run: Mapping[str, Any]
+    cells: Mapping[str, list[Prediction]]
+
+
+def read_run(folder: Path) -> list[Ran]:
+    """The systems of a finished run.
+
+    Raises:
+        EvaluationError: no results, damaged ones, or not all of them.
+    """
+    if not (folder / RUN).is_file():
+        raise EvaluationError(f"{folder} is no folder of results: it has no {RUN}")
+    run = read_json(folder / RUN)
+    try:
+        configuration = run["configuration"]
+        names = [str(system["name"]) for system in configuration["systems"]]
+        sizes = {str(c): int(cell["n_items"]) for c, cell in configuration["cells"].items()}
+        systems = dict(zip(names, configuration["systems"], strict=True))
+        _ = {cell: str(entry["judge"]) for cell, entry in configuration["cells"].items()}
+    except (KeyError, TypeError, AttributeError, ValueError):
+        raise EvaluationError(f"{folder / RUN} is damaged: it lacks a part") from None
+    return [
+        Ran(name, systems[name], run, {c: _finished(folder, name, c, n) for c, n in sizes.items()})
+        for name in names
+    ]
+
+
+def _finished(folder: Path, system: str, cell: str, n_items: int) -> list[Prediction]:
+    path = predictions_path(folder, system, cell)
+    found = read_predictions(path)[0] if path.is_file() else []
+    if len(found) != n_items:
+        raise EvaluationError(
+            f"{folder} is not finished: it has {len(found)} of {n_items} predictions of {cell}; "
+            f"run its command again"
+        )
+    return found
+
+
+def compare(folders: Sequence[Path]) -> dict[str, Any]:
+    """The report of several runs; see :func:`report`.
+
+    Raises:
+        UsageError: nothing to compare.
+        EvaluationError: see :func:`read_run` and :func:`report`.
+    """
+    systems = _read_runs(folders)
+    if len(systems) < 2:
+        raise UsageError("name two runs or more: there is nothing to compare one with")
+    return report(systems)
+
+
+def _read_runs(folders: Sequence[Path]) -> list[Ran]:
+    """The systems of several runs, under names that tell them apart."""
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise UsageError("a folder is named twice: a run can't be compared with itself")
+    short = len({folder.name for folder in folders}) == len(folders)
+    found = []
+    for folder in folders:
+        systems = read_run(folder)
+        label = folder.name if short and folder.name else str(folder)
+        for ran in systems:
+            name = label if len(systems) == 1 else f"{label}: {ran.name}"
+            found.append(Ran(name, ran.facts, ran.run, ran.cells))
+    return found
+
+
+def report(systems: Sequence[Ran], seed: int = 0, draws: int = DRAWS) -> dict[str, Any]:
+    """Scores of all systems on the cells that they share; the first one is the yardstick.
+
+    Args:
+        seed: of the resamples.
+
+    Returns:
+        What ``report.json`` holds.
+
+    Raises:
+        EvaluationError: no shared cell, other items under the same name, or a library is missing.
+    """
+    shared = [cell for cell in systems[0].cells if all(cell in ran.cells for ran in systems)]
+    if not shared:
+        raise EvaluationError("these runs have no task and language in common")
+    cells = [_Cell(name, systems, seed, draws) for name in shared]
+    left_out = sorted({cell for ran in systems for cell in ran.cells} - set(shared))
+    return {
+        "systems": [
+            {"name": ran.name, **{k: v for k, v in ran.facts.items() if k != "name"}}
+            for ran in systems
+        ],
+        "cells": [cell.as_json(systems) for cell in cells],
+        "average": _average(cells, systems),
+        "left_out": left_out,
+        "metrics": {cell.metric.name: cell.metric.detail for cell in cells},
+        "bootstrap": {"draws": draws, "seed": seed, "interval": "95 % percentile, over items"},
+        "metric_versions": library_versions(),
+        "runs": _distinct(ran.run for ran in systems),
+    }
+
+
+def _distinct(runs: Any) -> list[Any]:
+    found: list[Any] = []
+    for run in runs:
+        if run not in found:
+            found.append(run)
+    return found
+
+
+class _Cell:
+    """Scores of the systems on one cell."""
+
+    def __init__(self, name: str, systems: Sequence[Ran], seed: int, draws: int) -> None:
+        self.name = name
+        self._predictions = [ran.cells[name] for ran in systems]
+        _require_same_items(name, systems)
+        judge = systems[0].run["configuration"]["cells"][name]["judge"]
+        self.metric: Metric = metric_of(judge)
+        statistics = [
+            self.metric.statistics([Answered(p.output, p.reference, p.n_options) for p in found])
+            for found in self._predictions
+        ]
+        self.values = [float(self.metric.score(s.sum(axis=0))) for s in statistics]
+        self.draws = resample(statistics, self.metric.score, name, seed, draws)
+
+    def as_json(self, systems: Sequence[Ran]) -> dict[str, Any]:
+        pairs = zip(self.values, self.draws, strict=True)
+        return {
+            "cell": self.name,
+            "metric": self.metric.name,
+            "n_items": len(self._predictions[0]),
+            "scores": [asdict(Interval.of(value, draws)) for value, draws in pairs],
+            "less_first": _differences(self.values, self.draws),
+            "counts": [_counts(ran, self.name) for ran in systems],
+            "speed": [_speed(found) for found in self._predictions],
+        }
+
+
+def _require_same_items(name: str, systems: Sequence[Ran]) -> None:
+    first = [(p.id, p.reference) for p in systems[0].cells[name]]
+    judges = {ran.run["configuration"]["cells"][name]["judge"] for ran in systems}
+    for ran in systems[1:]:
+        other = [(p.id, p.reference) for p in ran.cells[name]]
+        if other != first or len(judges) > 1:
+            raise EvaluationError(
+                f"{name} holds {len(other)} items in {ran.name}, and others in {systems[0].name} "
+                f"({len(first)}): compare runs of the same data, split and limit"
+            )
+
+
+def _differences(values: Sequence[float], draws: Sequence[Floats]) -> list[dict[str, Any]]:
+    """Of each system but the first, what it has more than the first."""
+    found = []
+    for value, drawn in zip(values[1:], draws[1:], strict=True):
+        tested = Difference.of(value - values[0], drawn - draws[0])
+        found.append({**asdict(tested.interval), "p": tested.p})
+    return found
+
+
+def _average(cells: Sequence[_Cell], systems: Sequence[Ran]) -> dict[str, Any] | None:
+    """The mean over cells, as the paper's tables have it; None for a single cell."""
+    if len(cells) < 2:
+        return None
+    ranks = range(len(systems))
+    values = [float(np.mean([cell.values[n] for cell in cells])) for n in ranks]
+    draws = [np.mean([cell.draws[n] for cell in cells], axis=0) for n in ranks]
+    pairs = zip(values, draws, strict=True)
+    return {
+        "n_cells": len(cells),
+        "scores": [asdict(Interval.of(value, drawn)) for value, drawn in pairs],
+        "less_first": _differences(values, draws),
+    }
+
+
+def _counts(ran: Ran, cell: str) -> dict[str, Any]:
+    """What a reader should know of the prompts and the ends of a cell's outputs."""
+    found = ran.cells[cell]
+    asked = ran.run["configuration"]["cells"][cell].get("shots", 0)
+    weights = [prediction.weights for prediction in found if prediction.weights is not None]
+    return {
+        "prompt_tokens": sum(p.n_prompt for p in found),
+        "tokens": sum(p.n_tokens for p in found),
+        "characters": sum(len(p.output) for p in found),
+        "fewer_exemplars": sum(p.shots < asked for p in found),
+        "mean_exemplars": round(float(np.mean([p.shots for p in found])), 3),
+        "too_long": sum(p.finish_reason == "overflow" for p in found),
+        "cut_short": sum(p.finish_reason in ("length", "context") for p in found),
+        "mean_weights": np.mean(weights, axis=0).round(6).tolist() if weights else None,
+    }
+
+
+def _speed(found: Sequence[Prediction]) -> dict[str, float]:
+    prompt = sum(p.seconds["prompt"] for p in found)
+    generation = sum(p.seconds["generation"] for p in found)
+
+    def rate(n: int, seconds: float) -> float:
+        return round(n / seconds, 3) if seconds > 0 else 0.0
+
+    return {
+        "seconds": round(prompt + generation, 3),
+        "prompt_tokens_per_second": rate(sum(p.n_prompt for p in found), prompt),
+        "tokens_per_second": rate(sum(p.n_tokens for p in found), generation),
+        "characters_per_second": rate(sum(len(p.output) for p in found), generation),
+    }

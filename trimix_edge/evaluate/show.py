@@ -1,0 +1,168 @@
+"""A report for people: tables of scores, differences and speed, and how to have it all again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from trimix_edge.config import SamplingParams
+
+Rows = list[list[str]]
+"""A header, and rows as long as it is."""
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """The text of ``report.md``."""
+    names = system_names(report)
+    lines = ["# Evaluation", "", *_table(_score_table(report), left=2)]
+    lines += ["", "Scores are from 0 to 100, with 95 % intervals."]
+    if len(names) > 1:
+        lines += ["", f"## Differences to {_plain(names[0])}", ""]
+        lines += _table(_difference_table(report), left=2)
+        lines += ["", "Paired; p is two-sided and not corrected for the number of tests."]
+    if report["left_out"]:
+        lines += ["", f"Not in all runs, so left out: {', '.join(report['left_out'])}."]
+    notes = [f"- {note}" for note in _notes(report)]
+    lines += ["", *notes] if notes else []
+    lines += ["", "## Speed", "", *_table(_speed_table(report), left=2)]
+    lines += ["", "## How", ""]
+    lines += [f"- {name}: {detail}" for name, detail in report["metrics"].items()]
+    bootstrap = report["bootstrap"]
+    lines += [f"- bootstrap: {bootstrap['draws']} resamples of items, seed {bootstrap['seed']}"]
+    for number, run in enumerate(report["runs"], 1):
+        lines += ["", f"## Run {number}" if len(report["runs"]) > 1 else "## Run", "", *_run(run)]
+    return "\n".join(lines) + "\n"
+
+
+def system_names(report: Mapping[str, Any]) -> list[str]:
+    return [str(system["name"]) for system in report["systems"]]
+
+
+def result_table(report: Mapping[str, Any]) -> Rows:
+    """A row for each cell and system, narrow enough for a terminal."""
+    names = system_names(report)
+    rows = [["task", "metric", "items", "system", "score", "95 %"]]
+    if len(names) > 1:
+        rows[0] += ["difference", "95 %", "p"]
+    for cell in _cells_and_average(report):
+        head = [cell["cell"], cell["metric"], str(cell["n_items"])]
+        less = [None, *cell["less_first"]]
+        for name, score, more in zip(names, cell["scores"], less, strict=True):
+            row = [*head, name, f"{score['value']:.1f}", _range(score, ".1f")]
+            head = ["", "", ""]
+            if more is not None:
+                row += [f"{more['value']:+.1f}", _range(more, "+.1f"), f"{more['p']:.4f}"]
+            rows.append(row + [""] * (len(rows[0]) - len(row)))
+    return rows
+
+
+def _cells_and_average(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    average = report["average"]
+    more = [{"cell": "average", "metric": "", "n_items": "", **average}] if average else []
+    return [*report["cells"], *more]
+
+
+def _score_table(report: Mapping[str, Any]) -> Rows:
+    """A row a cell, systems side by side."""
+    rows = [["task", "metric", "items", *system_names(report)]]
+    for cell in _cells_and_average(report):
+        scores = [f"{s['value']:.1f} ({_range(s, '.1f')})" for s in cell["scores"]]
+        rows.append([cell["cell"], cell["metric"], str(cell["n_items"]), *scores])
+    return rows
+
+
+def _difference_table(report: Mapping[str, Any]) -> Rows:
+    rows = [["task", "system", "difference", "95 %", "p"]]
+    for cell in _cells_and_average(report):
+        for name, more in zip(system_names(report)[1:], cell["less_first"], strict=True):
+            difference = [f"{more['value']:+.1f}", _range(more, "+.1f"), f"{more['p']:.4f}"]
+            rows.append([cell["cell"], name, *difference])
+    return rows
+
+
+def _range(entry: Mapping[str, float], form: str) -> str:
+    return f"{entry['low']:{form}} to {entry['high']:{form}}"
+
+
+def _speed_table(report: Mapping[str, Any]) -> Rows:
+    """A row for each cell and system."""
+    rows = [["task", "system", "seconds", "tokens/s", "characters/s", "prompt tokens/s"]]
+    figures = (
+        "seconds",
+        "tokens_per_second",
+        "characters_per_second",
+        "prompt_tokens_per_second",
+    )
+    for cell in report["cells"]:
+        for name, speed in zip(system_names(report), cell["speed"], strict=True):
+            rows.append([cell["cell"], name, *(f"{speed[figure]:.1f}" for figure in figures)])
+    return rows
+
+
+def _notes(report: Mapping[str, Any]) -> Iterator[str]:
+    for cell in report["cells"]:
+        for name, counts in zip(system_names(report), cell["counts"], strict=True):
+            where, n = f"{cell['cell']}, {_plain(name)}", cell["n_items"]
+            if counts["fewer_exemplars"]:
+                yield (
+                    f"{where}: {counts['fewer_exemplars']} of {n} prompts had room for fewer "
+                    f"exemplars, {counts['mean_exemplars']:g} on average"
+                )
+            if counts["too_long"]:
+                yield f"{where}: {counts['too_long']} of {n} prompts do not fit: counted as wrong"
+
+
+def _run(run: Mapping[str, Any]) -> Iterator[str]:
+    configuration, machine = run["configuration"], run["machine"]
+    yield f"- trio: {_plain(configuration['trio'])}"
+    for role, model in configuration["models"].items():
+        for file, digest in (("file", "sha256"), ("lora", "lora_sha256")):
+            if file in model:
+                yield f"- {role}: {_plain(model[file])}, SHA-256 `{model[digest]}`"
+    for system in configuration["systems"]:
+        yield f"- system {_plain(system['name'])}: {_facts(system, leave_out=('name',))}"
+    cells = configuration["cells"].values()
+    shots = ", ".join(dict.fromkeys(f"{cell['shots']} for {cell['task']}" for cell in cells))
+    yield f"- exemplars: {shots}; prompts in {configuration['prompt_language']}"
+    yield f"- chat template: {'yes' if configuration['chat'] else 'no'}"
+    limit = configuration["limit"] or "none"
+    yield f"- split {configuration['split']}, limit {limit}, seed {configuration['seed']}"
+    context = configuration["context"]
+    n_ctx = context["n_ctx"] or "as in training, at most 4096"
+    yield f"- context: n_ctx {n_ctx}, kv_type {_plain(context['kv_type'])}"
+    usual = asdict(SamplingParams())
+    changed = {k: v for k, v in configuration["sampling"].items() if v != usual.get(k)}
+    yield f"- sampling: {_facts(changed, leave_out=('seed',)) or 'none: the likeliest token'}"
+    yield f"- versions: {_facts(configuration['versions'])}"
+    yield f"- machine: {_facts(machine)}"
+    data = {name: digest for cell in cells for name, digest in cell["data"].items()}
+    for name, digest in data.items():
+        yield f"- {_plain(name)}: SHA-256 `{digest}`"
+
+
+def _facts(facts: Mapping[str, Any], leave_out: Sequence[str] = ()) -> str:
+    """Names and values, nested ones likewise."""
+    shown = []
+    for name, value in facts.items():
+        if name in leave_out or value is None or value == []:
+            continue
+        if isinstance(value, dict):
+            shown.append(_facts(value))
+        elif isinstance(value, list):
+            shown.append(f"{name} {' '.join(map(_plain, value))}")
+        else:
+            shown.append(f"{name} {_plain(value)}")
+    return ", ".join(shown)
+
+
+def _plain(value: object) -> str:
+    """Text for a table: a bar would end the cell, a newline the row."""
+    return " ".join(str(value).replace("|", "\\|").split())
+
+
+def _table(rows: Rows, left: int) -> list[str]:
+    """A Markdown table; the first columns are aligned to the left, figures to the right."""
+    header, *body = rows
+    rule = ["---" if at < left else "---:" for at in range(len(header))]
+    return [f"| {' | '.join(map(_plain, row))} |" for row in (header, rule, *body)]
