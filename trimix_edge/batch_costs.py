@@ -12,17 +12,21 @@ import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from time import perf_counter
 from typing import Any, Protocol
 
-from trimix_edge.config import Role
+from trimix_edge.config import MAX_DRAFT, Role
 from trimix_edge.files import cache_folder
 
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16)
 PATIENCE = 1.0
 """Seconds for which a model's measurement is repeated; large models are measured once."""
 
+MAX_TOKENS = MAX_DRAFT + 1
 _MAX_REPEATS = 5
+_REFRESH = 32
+"""Batches that are learned from before the cheapest ones are looked for again."""
 _OWN, _COMMON = 0.05, 0.05
 
 CostProgress = Callable[[Role, int, int], None]
@@ -38,7 +42,7 @@ class Models(Protocol):
     def n_ctx(self) -> int: ...
     def start(self, roles: Collection[Role]) -> int: ...
     def truncate(self, n_past: int) -> None: ...
-    def decode(self, tokens: Sequence[int], n_rows: int = 1, *, abortable: bool = False) -> Any: ...
+    def decode(self, tokens: Sequence[int], n_rows: int = 1) -> Any: ...
 
 
 @dataclass
@@ -50,19 +54,34 @@ class BatchCosts:
     """
 
     seconds: dict[Role, dict[int, float]] = field(default_factory=dict)
+    _cheapest: dict[Role, list[tuple[int, float]]] = field(default_factory=dict, repr=False)
+    _n_learned: int = 0
+
+    def cheapest(self, role: Role) -> list[tuple[int, float]]:
+        """For each number of tokens from 0 to :data:`MAX_TOKENS` the size of the batch that holds
+        them at the least cost, and its seconds; beyond what was measured, each token costs what it
+        does in the largest batch. As it was some batches ago: see :data:`_REFRESH`."""
+        if role not in self._cheapest:
+            costs = self.seconds[role]
+            largest = max(costs)
+            best = (largest, costs[largest])
+            table = [best] * (largest + 1)
+            for n in range(largest, -1, -1):
+                if n in costs and costs[n] <= best[1]:
+                    best = (n, costs[n])
+                table[n] = best
+            beyond = range(largest + 1, MAX_TOKENS + 1)
+            table += [(n, costs[largest] * n / largest) for n in beyond]
+            self._cheapest[role] = table
+        return self._cheapest[role]
 
     def padded(self, role: Role, n: int) -> int:
         """The size of batch, ``n`` or more, in which ``n`` tokens are cheapest."""
-        costs = self.seconds.get(role, {})
-        larger = [size for size in costs if size >= n]
-        return min(larger, key=costs.__getitem__, default=n)
+        return self.cheapest(role)[n][0] if role in self.seconds else n
 
     def of(self, role: Role, n: int) -> float:
-        """Seconds for ``n`` tokens, in the cheapest batch that holds them; more than were measured
-        take as long for each as in the largest that was."""
-        costs = self.seconds[role]
-        size = self.padded(role, n)
-        return costs[size] if size in costs else costs[max(costs)] * n / max(costs)
+        """Seconds for ``n`` tokens, in the cheapest batch that holds them."""
+        return self.cheapest(role)[n][1]
 
     def learn(self, role: Role, size: int, seconds: float) -> None:
         """Take note of a batch that was really run.
@@ -77,12 +96,19 @@ class BatchCosts:
         for other in costs:
             costs[other] *= 1.0 + _COMMON * (ratio - 1.0)
         costs[size] *= 1.0 + _OWN * (ratio - 1.0)
+        self._n_learned += 1
+        if self._n_learned % _REFRESH == 0:
+            self._cheapest.clear()
 
 
 def measure(
     models: Models, roles: Collection[Role], on_progress: CostProgress | None = None
 ) -> BatchCosts:
-    """Time batches of each size of :data:`SIZES` on empty contexts, which are empty again then."""
+    """Time batches of each size of :data:`SIZES` on empty contexts, which are empty again then.
+
+    llama.cpp builds a graph whenever a batch differs in size from the one before. Plain decoding
+    never pays for that; other batches do, once for themselves and once for going back.
+    """
     costs = BatchCosts()
     sizes = [size for size in SIZES if size <= min(models.max_rows, models.n_ctx)]
     for role in roles:
@@ -91,19 +117,21 @@ def measure(
         times: dict[int, list[float]] = {size: [] for size in sizes}
         begun = perf_counter()
         for _ in range(_MAX_REPEATS):
-            for n, size in enumerate(sizes, 1):
-                times[size].append(_seconds(models, size))
+            first, again = _seconds(models, 1), _seconds(models, 1)
+            times[1].append(again)
+            for n, size in enumerate(sizes[1:], 2):
+                times[size].append(_seconds(models, size) + max(0.0, first - again))
                 if on_progress is not None:
                     on_progress(role, n, len(sizes))
             if perf_counter() - begun > PATIENCE:
                 break
-        costs.seconds[role] = {size: min(taken) for size, taken in times.items()}
+        costs.seconds[role] = {size: median(taken) for size, taken in times.items()}
     return costs
 
 
 def _seconds(models: Models, size: int) -> float:
     start = perf_counter()
-    models.decode([0] * size, size, abortable=True)
+    models.decode([0] * size, size)
     seconds = perf_counter() - start
     models.truncate(0)
     return seconds

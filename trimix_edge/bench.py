@@ -20,10 +20,11 @@ import psutil
 from trimix_edge.batch_costs import BatchCosts
 from trimix_edge.config import Draft, FusionWeights, Role, SamplingParams
 from trimix_edge.engine import Engine
+from trimix_edge.experience import Experience
 from trimix_edge.fusion import LinearFusion
 from trimix_edge.llama import Sampler
 from trimix_edge.sequence import Sequence as TokenSequence
-from trimix_edge.speculative import Experience, Speculation
+from trimix_edge.speculative import Speculation
 from trimix_edge.trimix import TriMix
 
 SENTENCES = (

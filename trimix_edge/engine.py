@@ -60,8 +60,9 @@ class Lookahead(Protocol):
     def advance(self, sequence: Sequence, limit: int) -> Evaluated:
         """Evaluate the last token, and at most ``limit`` guesses at the next ones."""
 
-    def learn(self, emitted: list[int]) -> None:
-        """Hear which tokens were emitted from what :meth:`advance` had evaluated."""
+    def learn(self, emitted: list[int], seconds: float) -> None:
+        """Hear which tokens were emitted from what :meth:`advance` had evaluated, and how long
+        fusing and choosing took."""
 
 
 class OneByOne:
@@ -73,7 +74,7 @@ class OneByOne:
     def advance(self, sequence: Sequence, limit: int) -> Evaluated:
         return Evaluated(self._models.decode([sequence.last]), ())
 
-    def learn(self, emitted: list[int]) -> None:
+    def learn(self, emitted: list[int], seconds: float) -> None:
         """Nothing was guessed."""
 
 
@@ -168,12 +169,16 @@ class Engine:
         if max_tokens == 0:
             sequence.finish_reason = "length"
         while sequence.finish_reason is None:
-            n_before = len(sequence.generated)
+            n_before, before = len(sequence.generated), sequence.timings.generation
             yield from self._emit(sequence, evaluated, max_tokens)
             if sequence.finish_reason is None:
                 start = perf_counter()
                 self._models.truncate(len(sequence) - 1)  # drafted tokens that were not emitted
-                self._lookahead.learn(sequence.generated[n_before:])
+                emitted, seconds = (
+                    sequence.generated[n_before:],
+                    sequence.timings.generation - before,
+                )
+                self._lookahead.learn(emitted, seconds)
                 evaluated = self._lookahead.advance(sequence, self._room(sequence, max_tokens) - 1)
                 sequence.timings.generation += perf_counter() - start
 

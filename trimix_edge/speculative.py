@@ -13,37 +13,23 @@ Leviathan, Kalman and Matias (ICML 2023) for one model; collaborative speculatio
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
 from time import perf_counter
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 from trimix_kernels import argmax, peak_probability
 
 from trimix_edge.acceptance import Acceptance, PhraseBook
-from trimix_edge.batch_costs import BatchCosts
-from trimix_edge.config import MAX_DRAFT, Draft, Role
+from trimix_edge.config import Draft, Role
 from trimix_edge.errors import DecodeError
+from trimix_edge.experience import DRAFTER, MAX_AUTO, WORTH, Experience, Prices, Trial
 from trimix_edge.fusion import Evaluated, TrioLogits
 from trimix_edge.sequence import Sequence
 
-DRAFTER = Role.SMALL_CPT
-MAX_AUTO = 15
-"""With the token before them, a batch of 16."""
-
-_WORTH = 1.03
-"""Guessing must promise this much more than plain decoding: promises are estimates."""
-
-_REFRESH = 8
+_REFRESH = 32
 """Rounds between looks at the costs."""
-
-_TRIAL, _FIRST_SLEEP, _LONGEST_SLEEP = 16, 64, 1024
-"""Tokens after which guessing is compared with plain decoding, and for how many it then rests."""
-
-_FADE = 0.97
 
 
 class Models(Protocol):
@@ -74,79 +60,6 @@ class Guesser(Protocol):
     def choose(self, logits: npt.NDArray[np.float32], best: int) -> int: ...
     def accept(self, token: int) -> None: ...
     def close(self) -> None: ...
-
-
-class Prices(NamedTuple):
-    """Seconds, as costs were lately; all 0 where they were not measured.
-
-    Attributes:
-        drafter: for a token of the drafter's own.
-        others: for a batch of ``n`` tokens in all models but the drafter, by ``n``.
-        everyone: for such a batch in all models.
-    """
-
-    drafter: float
-    others: list[float]
-    everyone: list[float]
-
-    @classmethod
-    def of(cls, costs: BatchCosts, active: Collection[Role]) -> Prices:
-        def seconds(roles: Collection[Role]) -> list[float]:
-            sizes = range(1, MAX_DRAFT + 2)
-            return [0.0, *(sum(costs.of(role, n) for role in roles) for n in sizes)]
-
-        if not all(role in costs.seconds for role in active):
-            nothing = [0.0] * (MAX_DRAFT + 2)
-            return cls(0.0, nothing, nothing)
-        drafter = costs.of(DRAFTER, 1) if DRAFTER in active else 0.0
-        return cls(drafter, seconds([r for r in active if r is not DRAFTER]), seconds(active))
-
-
-@dataclass
-class Experience:
-    """What is learned about guessing, kept from one generation to the next.
-
-    Attributes:
-        costs: what batches cost; empty if the length of the draft is fixed.
-        drafted: how often the drafter's guesses are emitted, by how sure it was.
-        looked_up: how often looked up tokens are, by the length of the match.
-        tokens, seconds: what the last rounds brought and took, by the clock.
-        overhead: seconds that choosing a guess takes beside the models.
-        tried: tokens since guessing was last found to pay off, or not.
-        sleep: tokens to go until guessing is tried again.
-    """
-
-    costs: BatchCosts = field(default_factory=BatchCosts)
-    drafted: Acceptance = field(default_factory=Acceptance.by_confidence)
-    looked_up: Acceptance = field(default_factory=Acceptance.by_match)
-    tokens: float = 0.0
-    seconds: float = 0.0
-    overhead: float = 0.0
-    tried: int = 0
-    sleep: int = 0
-    next_sleep: int = _FIRST_SLEEP
-
-    def pace(self, plain: float) -> float:
-        """Tokens a second of the last rounds, and at least what plain decoding brings with its
-        ``plain`` seconds a token."""
-        if plain == 0.0:  # nothing is known: no guess is worth a batch
-            return math.inf
-        return max(1.0 / plain, self.tokens / self.seconds if self.seconds else 0.0)
-
-    def remember(self, tokens: int, seconds: float, plain: float) -> None:
-        """Note a round's tokens and seconds, and rest where rounds are no faster than plain
-        decoding: each time longer, as it seems to be the nature of this trio."""
-        self.tokens = _FADE * self.tokens + tokens
-        self.seconds = _FADE * self.seconds + seconds
-        self.tried += tokens
-        if self.tried < _TRIAL:
-            return
-        self.tried = 0
-        if self.tokens * plain > self.seconds:
-            self.next_sleep = _FIRST_SLEEP
-        else:
-            self.sleep, self.next_sleep = self.next_sleep, min(2 * self.next_sleep, _LONGEST_SLEEP)
-            self.tokens = self.seconds = 0.0
 
 
 class Speculation:
@@ -187,49 +100,50 @@ class Speculation:
         self._checks: list[tuple[Acceptance, int, int]] = []
         self._round_seconds = 0.0
         self._n_rounds = 0
-        self._awake = False
+        self._trial: Trial | None = None
 
     def advance(self, sequence: Sequence, limit: int) -> Evaluated:
         start = perf_counter()
-        if self._n_rounds % _REFRESH == 0:
-            self._prices = Prices.of(self._experience.costs, self._models.active)
-        self._n_rounds += 1
         self._checks.clear()
-        found = self._look_up(sequence, min(limit, self._max))
-        self._awake = self._is_awake(found, limit)
+        limit, self._trial = min(limit, self._max), None
+        found = self._look_up(sequence, limit) if self._may(self._experience.looking_up) else []
         if found:
+            self._trial = self._experience.looking_up
             sequence.draft.looked_up += len(found)
             evaluated = self._verify(sequence, found, self._models.active)
-        elif self._awake:
-            evaluated = self._draft_and_verify(sequence, min(limit, self._max))
+        elif self._may(self._experience.drafting) and limit > 0 and self._can_draft:
+            self._trial = self._experience.drafting
+            evaluated = self._draft_and_verify(sequence, limit)
         else:
-            evaluated = self._plain(sequence)
+            evaluated = Evaluated(self._models.decode([sequence.last]), ())
         self._round_seconds = perf_counter() - start
         return evaluated
 
-    def learn(self, emitted: list[int]) -> None:
+    def learn(self, emitted: list[int], seconds: float) -> None:
         """See which guesses were right; those after the first wrong one were never put to it."""
         for (acceptance, kind, guess), token in zip(self._checks, emitted, strict=False):
             acceptance.learn(kind, guess == token)
             if guess != token:
                 break
-        if self._awake and self._fixed is None:
-            plain = self._prices.everyone[1]
-            self._experience.remember(len(emitted), self._round_seconds, plain)
+        if self._fixed is not None or not self._round_seconds:
+            return
+        seconds += self._round_seconds
+        if self._trial is None:
+            self._experience.remember_plain(seconds)
+        else:
+            self._trial.remember(len(emitted), seconds, self._experience.plain)
 
-    def _is_awake(self, found: list[int], limit: int) -> bool:
-        active = self._models.active
-        if self._experience.sleep and self._fixed is None:
-            self._experience.sleep -= 1
-            return bool(found)
-        return bool(found) or (limit > 0 and DRAFTER in active and len(active) > 1)
+    def _may(self, trial: Trial) -> bool:
+        return self._fixed is not None or trial.is_awake()
 
-    def _plain(self, sequence: Sequence) -> Evaluated:
-        if self._fixed is None and self._n_rounds % _REFRESH == 0:
-            return self._verify(sequence, [], self._models.active)
-        return Evaluated(self._models.decode([sequence.last]), ())
+    @property
+    def _can_draft(self) -> bool:
+        return DRAFTER in self._models.active and len(self._models.active) > 1
 
     def _draft_and_verify(self, sequence: Sequence, limit: int) -> Evaluated:
+        self._n_rounds += 1
+        if self._n_rounds % _REFRESH == 0:
+            self._prices = Prices.of(self._experience.costs, self._models.active)
         draft = self._draft(sequence, limit)
         others = [role for role in self._models.active if role is not DRAFTER]
         checked = self._verify(sequence, draft, others)
@@ -283,7 +197,7 @@ class Speculation:
         """Whether to draft on, to any length, after ``n`` tokens, where the next one is right with
         probability ``survival``: whether that brings tokens at a better pace than lately."""
         verify = self._prices.others
-        pace = _WORTH * self._experience.pace(self._prices.everyone[1])
+        pace = WORTH * self._experience.pace
         mean, step = self._experience.drafted.mean, self._step
         tokens, stop = 0.0, verify[n + 1]
         for more in range(1, limit - n + 1):
@@ -309,7 +223,7 @@ class Speculation:
         self._checks += [(acceptance, n_match, token) for token in found]
         rate = acceptance.rate(n_match)
         everyone = self._prices.everyone
-        pace = _WORTH * self._experience.pace(everyone[1])
+        pace = WORTH * self._experience.pace
         tokens, best, best_gain = 1.0, 0, 0.0
         for n in range(1, len(found) + 1):
             tokens += rate**n

@@ -23,13 +23,14 @@ from trimix_edge.config import (
 )
 from trimix_edge.engine import Engine, PromptProgress
 from trimix_edge.errors import UsageError
+from trimix_edge.experience import Experience
 from trimix_edge.fusion import DynamicFusion, FusionRule, make_rule, rule_roles
 from trimix_edge.llama import Sampler
 from trimix_edge.manifest import TrioManifest
 from trimix_edge.scoring import Score, ScoreProgress, score_tokens
 from trimix_edge.sequence import DraftCounts, FinishReason, Timings
 from trimix_edge.sequence import Sequence as TokenSequence
-from trimix_edge.speculative import Experience, Speculation
+from trimix_edge.speculative import Speculation
 from trimix_edge.text import TextStream
 from trimix_edge.trio import LoadProgress, Trio
 

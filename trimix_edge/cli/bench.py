@@ -158,8 +158,10 @@ def _show(report: BenchReport) -> None:
             f"{run.speedup_over(plain):.2f}" if plain else "",
             f"{run.speedup_over(alone):.2f}" if alone and fused else "",
             "" if run.acceptance is None else f"{run.acceptance:.2f} of {run.drafted}",
-            f"{run.outside_ms:.3f} ms, {run.outside_share:.1%}",
+            f"{run.outside_ms:.3f} ms  {run.outside_share:.1%}",
         )
+    roomy = console.options.update(max_width=1000)
+    console.width = max(console.width, console.measure(table, options=roomy).maximum)
     console.print(table, "")
     batches = Table("a batch of", *(str(size) for size in _sizes(report)), "1", box=None)
     for role, costs in report.costs.seconds.items():
