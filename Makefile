@@ -34,6 +34,7 @@ check: .venv/dev
 	$(BIN)/python -m pytest -q tests/packaging
 
 bench: .venv/dev
+	$(BIN)/trimix-edge bench
 	$(BIN)/python tests/benchmarks/overhead.py
 	$(BIN)/python tests/benchmarks/scoring.py
 	@rival=; if $(BIN)/python -c 'import sentencepiece, torch' 2>/dev/null; then \

@@ -28,6 +28,8 @@ _MAX_REPEATS = 5
 _REFRESH = 32
 """Batches that are learned from before the cheapest ones are looked for again."""
 _OWN, _COMMON = 0.05, 0.05
+_DISTURBED = 2.0
+"""Times of one size that differ by more were taken while the machine did something else."""
 
 CostProgress = Callable[[Role, int, int], None]
 """Called with a role, the measured and all batch sizes."""
@@ -51,9 +53,11 @@ class BatchCosts:
 
     Attributes:
         seconds: by role and batch size.
+        steady: whether repeated measurements agreed, so that they are worth keeping.
     """
 
     seconds: dict[Role, dict[int, float]] = field(default_factory=dict)
+    steady: bool = True
     _cheapest: dict[Role, list[tuple[int, float]]] = field(default_factory=dict, repr=False)
     _n_learned: int = 0
 
@@ -126,6 +130,7 @@ def measure(
             if perf_counter() - begun > PATIENCE:
                 break
         costs.seconds[role] = {size: median(taken) for size, taken in times.items()}
+        costs.steady &= all(max(taken) < _DISTURBED * min(taken) for taken in times.values())
     return costs
 
 
@@ -170,6 +175,9 @@ class CostFile:
         return BatchCosts(found)
 
     def save(self, costs: BatchCosts, fingerprints: Mapping[Role, str]) -> None:
+        """Keep measurements, unless they were disturbed."""
+        if not costs.steady:
+            return
         entries = self._read()
         for role, fingerprint in fingerprints.items():
             entries[self._key(fingerprint)] = costs.seconds[role]

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
+from time import perf_counter
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +35,9 @@ SENTENCES = (
     "To insert a formula, choose the command from the menu, and then type it.",
 )
 """What a trio is given to go on from where nothing else is said."""
+
+SHARED = 512
+"""Tokens of the two prompts that share 90 % of them."""
 
 BenchProgress = Callable[[str, int, int], None]
 """Called with the name of a case, the runs that are done, and all of them."""
@@ -124,6 +128,8 @@ class BenchReport:
         costs: of batches, for each role.
         peak_memory: bytes that the process held at most.
         file_bytes, kv_bytes: of the models' files, and of the KV caches.
+        shared_start: time to the first token of a prompt of ``n_shared`` tokens of which the first
+            90 % were read before, over that of a prompt that is new.
         simulated: whether acceptance is not that of these models.
     """
 
@@ -134,6 +140,8 @@ class BenchReport:
     peak_memory: int
     file_bytes: int
     kv_bytes: int
+    n_shared: int
+    shared_start: float
     simulated: bool
 
 
@@ -186,6 +194,7 @@ def run_bench(
             _measure(*for_case, run if turn else Measured(case))
             if on_progress is not None:
                 on_progress(case.name, turn * len(wanted) + n + 1, total)
+    n_shared = min(SHARED, trimix.trio.n_ctx - 1)
     return BenchReport(
         params=params,
         prompt_seconds=_prompt_seconds(trimix, params),
@@ -194,6 +203,8 @@ def run_bench(
         peak_memory=peak_memory(),
         file_bytes=trimix.trio.n_file_bytes,
         kv_bytes=trimix.trio.n_kv_bytes,
+        n_shared=n_shared,
+        shared_start=_shared_start(trimix, measured, n_shared),
         simulated=params.acceptance is not None,
     )
 
@@ -246,6 +257,29 @@ def _measure(
     into.tokens += tokens
     into.token_seconds.append(seconds / tokens)
     into.outside_seconds.append(outside / tokens)
+
+
+def _shared_start(trimix: TriMix, measured: dict[str, Measured], n: int) -> float:
+    """How the prompt cache shortens the way to the first token, with the models of a fusion."""
+    trio = trimix.trio
+    weights = max((run.case.weights for run in measured.values()), key=lambda w: len(w.roles))
+    rng = np.random.default_rng(0)
+    ratios: list[float] = []
+    spent = 0.0
+    while len(ratios) < 3 and spent < 10.0:
+        first = rng.integers(0, min(trio.n_vocab, 256), n).tolist()
+        second = [*first[: n * 9 // 10], *rng.integers(0, 256, n - n * 9 // 10).tolist()]
+        seconds = []
+        for prompt in (first, second):
+            sequence = TokenSequence(prompt)
+            with Sampler(trio.vocab, trio.n_vocab, SamplingParams()) as sampler:
+                start = perf_counter()
+                rule = LinearFusion(weights, trio.n_vocab)
+                next(Engine(trio, rule, sampler, _never).generate(sequence, 1))
+                seconds.append(perf_counter() - start)
+        ratios.append(seconds[1] / seconds[0])
+        spent += sum(seconds)
+    return median(ratios)
 
 
 def _never(token: int) -> bool:

@@ -120,7 +120,7 @@ class SyntheticModel:
         writer.add_layer_norm_rms_eps(1e-6)
         if family == "gemma3":
             writer.add_sliding_window(1024)
-        _add_vocabulary(writer, shape["n_vocab"])
+        add_vocabulary(writer, shape["n_vocab"])
         return writer
 
 
@@ -186,7 +186,7 @@ def _n_bytes(dims: tuple[int, ...], kind: GGMLQuantizationType) -> int:
     return n_bytes
 
 
-def _add_vocabulary(writer: GGUFWriter, n_vocab: int) -> None:
+def add_vocabulary(writer: GGUFWriter, n_vocab: int) -> None:
     """Every byte, as byte-level BPE spells it, an end, words that no merge leads to, and padding as
     in Qwen2.5's embeddings, which differs from size to size."""
     n_tokens = min(n_vocab, _QWEN_TOKENS)

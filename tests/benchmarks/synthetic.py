@@ -7,6 +7,8 @@ from pathlib import Path
 import gguf
 import numpy as np
 
+from trimix_edge.synthetic import add_vocabulary
+
 N_VOCAB = 151_936
 _HIDDEN, _HEADS, _FEED_FORWARD, _LAYERS = 64, 1, 128, 1
 
@@ -21,13 +23,7 @@ def write_model(path: Path, seed: int) -> None:
     writer.add_feed_forward_length(_FEED_FORWARD)
     writer.add_head_count(_HEADS)
     writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("qwen2")
-    # Every byte, as byte-level BPE spells it, and then words that no merge leads to.
-    writer.add_token_list([*_byte_tokens(), *(f"w{n}" for n in range(N_VOCAB - 257)), "<|end|>"])
-    writer.add_token_types([gguf.TokenType.NORMAL] * (N_VOCAB - 1) + [gguf.TokenType.CONTROL])
-    writer.add_token_merges(["a b"])
-    writer.add_eos_token_id(N_VOCAB - 1)
+    add_vocabulary(writer, N_VOCAB)
 
     def add(name: str, *shape: int) -> None:
         writer.add_tensor(name, rng.standard_normal(shape, dtype=np.float32) * 0.1)
@@ -46,10 +42,3 @@ def write_model(path: Path, seed: int) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-
-
-def _byte_tokens() -> list[str]:
-    """The 256 characters by which byte-level BPE spells bytes (GPT-2's table)."""
-    visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    hidden = [b for b in range(256) if b not in visible]
-    return [chr(b) for b in visible] + [chr(256 + n) for n in range(len(hidden))]

@@ -18,6 +18,8 @@ FIELDS = {
     "finish_reason",
     "weights",
     "seed",
+    "n_kept",
+    "draft",
     "timings",
 }
 TIMINGS = {
@@ -26,6 +28,7 @@ TIMINGS = {
     "generation_ms",
     "fusion_ms",
     "sampling_ms",
+    "drafting_ms",
     "models_ms",
 }
 

@@ -91,7 +91,7 @@ def command(
             files = _write_models(stack, synthetic, keep, bar)
         manifest = TrioManifest.find(trio, files)
         context = opt.context(
-            manifest, ctx or max(prompt, 64 + generate) + 64, batch, threads, gpu_layers, kv_type
+            manifest, ctx or max(prompt, generate, 512) + 64, batch, threads, gpu_layers, kv_type
         )
         trimix = stack.enter_context(
             TriMix.load(
@@ -170,6 +170,10 @@ def _show(report: BenchReport) -> None:
     console.print(batches, "")
     rest = report.peak_memory - report.file_bytes - report.kv_bytes
     console.print(
+        f"a prompt of {report.n_shared} tokens that shares 90 % of them with the one before starts "
+        f"in {report.shared_start:.1%} of its time"
+    )
+    console.print(
         f"peak memory {megabytes(report.peak_memory)}: files {megabytes(report.file_bytes)}, "
         f"KV caches {megabytes(report.kv_bytes)}, the rest {megabytes(max(0, rest))}"
     )
@@ -216,6 +220,7 @@ def _as_json(report: BenchReport) -> dict[str, Any]:
         },
         "cases": rows,
         "batch_seconds": {str(role): costs for role, costs in report.costs.seconds.items()},
+        "shared_start": {"tokens": report.n_shared, "share_of_time": report.shared_start},
         "peak_memory": report.peak_memory,
         "file_bytes": report.file_bytes,
         "kv_bytes": report.kv_bytes,
