@@ -17,7 +17,8 @@ from trimix_kernels import moments, token_logprobs
 
 from trimix_edge.config import FusionWeights, Role, RuleChoice
 from trimix_edge.errors import PromptError
-from trimix_edge.fusion import GRID, SafFusion, TrioLogits, WeightGrid
+from trimix_edge.fusion import TrioLogits
+from trimix_edge.rules import GRID, SafFusion, WeightGrid
 from trimix_edge.scoring import Piece, check_stride, teacher_force
 from trimix_edge.trimix import TriMix
 

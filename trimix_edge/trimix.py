@@ -24,9 +24,10 @@ from trimix_edge.config import (
 from trimix_edge.engine import Engine, PromptProgress
 from trimix_edge.errors import UsageError
 from trimix_edge.experience import Experience
-from trimix_edge.fusion import DynamicFusion, FusionRule, make_rule, rule_roles
+from trimix_edge.fusion import FusionRule
 from trimix_edge.llama import Sampler
 from trimix_edge.manifest import TrioManifest
+from trimix_edge.rules import DynamicFusion, make_rule, rule_roles
 from trimix_edge.scoring import Score, ScoreProgress, score_tokens
 from trimix_edge.sequence import DraftCounts, FinishReason, Timings
 from trimix_edge.sequence import Sequence as TokenSequence

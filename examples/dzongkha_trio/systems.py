@@ -29,7 +29,7 @@ from trimix_kernels import token_logprobs
 from trimix_edge import FusionWeights, Role, TriMix
 from trimix_edge.config import RuleChoice, WeightChoice, Weights
 from trimix_edge.fit import fit_host, fit_weights
-from trimix_edge.fusion import SafFusion, WeightGrid
+from trimix_edge.rules import SafFusion, WeightGrid
 from trimix_edge.scoring import Piece
 
 

@@ -1,6 +1,7 @@
 """Arrays in, arrays out: the inner loops of logit fusion. NumPy and Numba only."""
 
 from trimix_kernels._jit import is_cached
+from trimix_kernels.exact import exponentials
 from trimix_kernels.fuse import (
     argmax,
     fill_candidates,
@@ -9,15 +10,9 @@ from trimix_kernels.fuse import (
     mask_implausible,
     peak_probability,
 )
+from trimix_kernels.grid import grid_entropy, grid_nll
 from trimix_kernels.noise import gumbel_argmax, gumbel_noise
-from trimix_kernels.score import (
-    exponentials,
-    fuse_saf,
-    grid_entropy,
-    grid_nll,
-    moments,
-    token_logprobs,
-)
+from trimix_kernels.score import fuse_saf, moments, token_logprobs
 
 __all__ = [
     "argmax",

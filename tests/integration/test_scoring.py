@@ -14,7 +14,7 @@ from trimix_edge import ContextParams, FusionWeights, Role, TriMix
 from trimix_edge.config import RuleChoice, WeightChoice
 from trimix_edge.errors import PromptError, UsageError
 from trimix_edge.fit import TextSource, fit_weights, samples_of
-from trimix_edge.fusion import WeightGrid
+from trimix_edge.rules import WeightGrid
 
 TEXT = "".join(WORDS)
 CONDITION = " save the file"

@@ -13,7 +13,7 @@ import pytest
 from trimix_edge.config import FusionWeights, Role
 from trimix_edge.errors import PromptError
 from trimix_edge.fit import Fit, fit_host, fit_weights, heat_map, read_pairs
-from trimix_edge.fusion import WeightGrid
+from trimix_edge.rules import WeightGrid
 from trimix_edge.scoring import Piece
 
 N_VOCAB = 30

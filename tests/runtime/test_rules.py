@@ -17,15 +17,8 @@ from trimix_edge.config import (
 )
 from trimix_edge.engine import Engine
 from trimix_edge.errors import TrioConfigError, UsageError
-from trimix_edge.fusion import (
-    GRID,
-    DynamicFusion,
-    LinearFusion,
-    SafFusion,
-    WeightGrid,
-    make_rule,
-    rule_roles,
-)
+from trimix_edge.fusion import LinearFusion
+from trimix_edge.rules import GRID, DynamicFusion, SafFusion, WeightGrid, make_rule, rule_roles
 from trimix_edge.sequence import Sequence
 
 Logits = dict[Role, npt.NDArray[np.float32]]

@@ -69,8 +69,8 @@ def command(
     """Fit the weights to texts without labels, or to labelled pairs."""
     from trimix_edge.config import FusionWeights, RuleChoice, WeightChoice
     from trimix_edge.fit import TextSource, fit_host, fit_weights, read_pairs, samples_of
-    from trimix_edge.fusion import WeightGrid
     from trimix_edge.manifest import TrioManifest, save_weights
+    from trimix_edge.rules import WeightGrid
     from trimix_edge.trimix import TriMix
 
     if method not in ("newton", "grid"):
@@ -184,7 +184,7 @@ def _print_surface(fit: Fit) -> None:
     from rich.text import Text
 
     from trimix_edge.fit import heat_map
-    from trimix_edge.fusion import GRID
+    from trimix_edge.rules import GRID
 
     surface = heat_map(fit)
     if surface is None:
@@ -231,7 +231,7 @@ def _pyplot() -> Any:
 def _draw(plt: Any, fit: Fit, target: Path) -> None:
     from trimix_edge.files import replacing
     from trimix_edge.fit import heat_map
-    from trimix_edge.fusion import GRID
+    from trimix_edge.rules import GRID
 
     surface = heat_map(fit)
     if surface is None:

@@ -20,8 +20,8 @@ from trimix_edge.config import (
     parse_weights,
 )
 from trimix_edge.errors import UsageError
-from trimix_edge.fusion import rule_roles
 from trimix_edge.manifest import TrioManifest
+from trimix_edge.rules import rule_roles
 
 if TYPE_CHECKING:
     from trimix_edge.trimix import Generation

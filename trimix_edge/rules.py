@@ -1,0 +1,257 @@
+"""Rules beside fixed weights: weights chosen for each prompt, SAF-W, and every rule by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from trimix_kernels import (
+    argmax,
+    fuse_saf,
+    grid_entropy,
+    grid_nll,
+    mask_implausible,
+    token_logprobs,
+)
+
+from trimix_edge.config import (
+    FusionWeights,
+    Plausibility,
+    Role,
+    RuleChoice,
+    WeightChoice,
+    Weights,
+)
+from trimix_edge.errors import TrioConfigError
+from trimix_edge.fusion import (
+    Fused,
+    FusedBuffer,
+    FusionRule,
+    LinearFusion,
+    TrioLogits,
+    shares_of_lead,
+)
+
+GRID = np.array([0.1, 0.3, 0.5, 0.7, 0.9, 1.0])
+"""The paper's values of each weight."""
+
+_UNREAD = FusionWeights(0.1, 0.9)
+"""For a prompt of one token, which says nothing: what the paper's method chose most often."""
+
+
+class WeightGrid:
+    """The pairs of the paper's grid: 36, or with two models the 6 that leave nothing over.
+
+    Args:
+        roles: those that can be run. Without ``small_base`` its weight has to be 0.
+
+    Raises:
+        TrioConfigError: neither all three nor ``large_ins`` and ``small_cpt``.
+    """
+
+    def __init__(self, roles: Collection[Role]) -> None:
+        missing = [str(r) for r in (Role.LARGE_INS, Role.SMALL_CPT) if r not in roles]
+        if missing:
+            raise TrioConfigError(
+                f"weights chosen by prompt need large_ins and small_cpt: {', '.join(missing)} has "
+                f"no file"
+            )
+        self.has_base = Role.SMALL_BASE in roles
+        self.roles = tuple(role for role in Role if role is not Role.SMALL_BASE or self.has_base)
+        # With two models the third weight's share goes to small_cpt: see trimix_kernels.score.
+        self.cpt = GRID if self.has_base else np.zeros(1)
+        self.pairs = [
+            FusionWeights(float(w), float(v) if self.has_base else float(1 - w))
+            for w in GRID
+            for v in self.cpt
+        ]
+
+    def rows(self, logits: TrioLogits) -> list[npt.NDArray[np.float32]]:
+        """The rows of the three weights, in the kernels' order."""
+        small = logits[Role.SMALL_CPT]
+        return [
+            logits[Role.LARGE_INS],
+            small,
+            logits[Role.SMALL_BASE] if self.has_base else small,
+        ]
+
+    def nll(
+        self, logits: TrioLogits, targets: npt.NDArray[np.int32], n_vocab: int
+    ) -> npt.NDArray[np.float64]:
+        """Nats of each row's target under each pair, float64 ``[n_rows, n_pairs]``."""
+        found = np.empty((len(targets), len(GRID), len(self.cpt)))
+        a, b, c = self.rows(logits)
+        grid_nll(a, b, c, GRID, self.cpt, targets, n_vocab, found)
+        return found.reshape(len(targets), -1)
+
+    def entropy(self, logits: TrioLogits, n_vocab: int) -> npt.NDArray[np.float64]:
+        """Nats of the first row's entropy under each pair, float64 ``[n_pairs]``."""
+        found = np.empty((1, len(GRID), len(self.cpt)))
+        a, b, c = self.rows(logits)
+        grid_entropy(a, b, c, GRID, self.cpt, n_vocab, found)
+        return found.ravel()
+
+
+class DynamicFusion:
+    """TriMix with weights chosen for one prompt (paper, section 3): no labels, no extra model pass.
+
+    Until they are chosen the rule needs all roles of the grid; afterwards it is a
+    :class:`LinearFusion`, and a role of weight 0 is run no more where the prompt was read.
+
+    Args:
+        choice: the prompt's perplexity, or the entropy of the first generated token.
+        roles: those that can be run.
+        n_vocab, plausibility: as for :class:`LinearFusion`.
+    """
+
+    def __init__(
+        self,
+        choice: WeightChoice,
+        roles: Collection[Role],
+        n_vocab: int,
+        plausibility: Plausibility | None = None,
+    ) -> None:
+        self.plausibility = plausibility
+        self.reads_prompt = choice is WeightChoice.AUTO
+        self._choice = choice
+        self._grid = WeightGrid(roles)
+        self._n_vocab = n_vocab
+        self._nats = np.zeros(len(self._grid.pairs))
+        self._n_read = 0
+        self._chosen: LinearFusion | None = None
+
+    @property
+    def weights(self) -> FusionWeights | None:
+        """The chosen pair; None before the choice."""
+        return self._chosen.weights if self._chosen else None
+
+    @property
+    def needs(self) -> frozenset[Role]:
+        if self._chosen is None and self._n_read:
+            self._choose(self._nats)
+        if self._chosen is not None:
+            return self._chosen.needs
+        judges = {self.plausibility.role} if self.plausibility else set()
+        return frozenset(self._grid.roles) | judges
+
+    def observe(self, logits: TrioLogits, targets: Sequence[int]) -> None:
+        if len(targets):
+            ids = np.array(targets, np.int32)
+            self._nats += self._grid.nll(logits, ids, self._n_vocab).sum(axis=0)
+            self._n_read += len(targets)
+
+    def _choose(self, figures: npt.NDArray[np.float64]) -> None:
+        usable = np.where(np.isfinite(figures), figures, np.inf)
+        pair = self._grid.pairs[int(np.argmin(usable))] if np.isfinite(usable).any() else _UNREAD
+        self._chosen = LinearFusion(pair, self._n_vocab, self.plausibility)
+
+    def fuse(self, logits: TrioLogits) -> Fused:
+        if self._chosen is None:
+            if self._choice is WeightChoice.ENTROPY:
+                self._choose(self._grid.entropy(logits, self._n_vocab))
+            else:
+                self._choose(self._nats if self._n_read else np.full(1, np.inf))
+        assert self._chosen is not None
+        return self._chosen.fuse(logits)
+
+    def shares(
+        self, logits: TrioLogits, row: int, fused_row: npt.NDArray[np.float32], token: int
+    ) -> dict[Role, float]:
+        assert self._chosen is not None, "nothing has been fused yet"
+        return self._chosen.shares(logits, row, fused_row, token)
+
+
+class SafFusion:
+    """SAF-W: ``L = e·L_host + (1 - e)·L_scorer``, with ``e`` the probability that the scorer gives
+    to the host's first choice.
+
+    Args:
+        host: ``large_ins`` or ``small_cpt``; the other one is the scorer.
+        n_vocab, plausibility: as for :class:`LinearFusion`.
+    """
+
+    def __init__(self, host: Role, n_vocab: int, plausibility: Plausibility | None = None) -> None:
+        self.host = host
+        self.scorer = Role.SMALL_CPT if host is Role.LARGE_INS else Role.LARGE_INS
+        self.weights = None
+        self.plausibility = plausibility
+        self.reads_prompt = False
+        self._n_vocab = n_vocab
+        self._buffer = FusedBuffer(n_vocab)
+
+    @property
+    def needs(self) -> frozenset[Role]:
+        judges = {self.plausibility.role} if self.plausibility else set()
+        return frozenset({self.host, self.scorer}) | judges
+
+    def observe(self, logits: TrioLogits, targets: Sequence[int]) -> None:
+        """The mixing weight comes from each step's own rows."""
+
+    def fuse(self, logits: TrioLogits) -> Fused:
+        fused = self._buffer.rows(len(logits[self.host]))
+        fuse_saf(logits[self.host], logits[self.scorer], fused.logits, fused.best)
+        if self.plausibility is not None:
+            judge = logits[self.plausibility.role]
+            mask_implausible(judge, self.plausibility.alpha, fused.logits, fused.best)
+        return fused
+
+    def shares(
+        self, logits: TrioLogits, row: int, fused_row: npt.NDArray[np.float32], token: int
+    ) -> dict[Role, float]:
+        part = slice(row, row + 1)
+        proposal, logprob = np.empty(1, np.int32), np.empty(1)
+        argmax(logits[self.host][part, : self._n_vocab], proposal)
+        scorer = logits[self.scorer][part]
+        token_logprobs(scorer, proposal, self._n_vocab, logprob, np.empty(1, np.bool_))
+        endorsement = float(np.exp(logprob[0]))
+        weights = {self.host: endorsement, self.scorer: 1 - endorsement}
+        return shares_of_lead(logits, row, fused_row, token, weights)
+
+
+def rule_roles(
+    rule: RuleChoice,
+    weights: Weights,
+    plausibility: Plausibility | None,
+    available: Collection[Role],
+) -> set[Role]:
+    """The roles that a rule runs: what has to be loaded for it.
+
+    Args:
+        available: the roles that have a file.
+
+    Raises:
+        TrioConfigError: weights are chosen by prompt, and a role for that has no file.
+    """
+    needs: set[Role] = {plausibility.role} if plausibility else set()
+    if rule.name == "saf":
+        return needs | {Role.LARGE_INS, Role.SMALL_CPT}
+    in_force = rule.weights or weights
+    if isinstance(in_force, FusionWeights):
+        return needs | set(in_force.roles)
+    return needs | set(WeightGrid(available).roles)
+
+
+def make_rule(
+    rule: RuleChoice,
+    weights: Weights,
+    n_vocab: int,
+    plausibility: Plausibility | None = None,
+    roles: Collection[Role] = tuple(Role),
+) -> FusionRule:
+    """The rule object of one generation, or of one text's score.
+
+    Args:
+        weights: for the rules that do not set them themselves.
+        n_vocab: shared vocabulary size.
+        roles: the loaded ones, of which weights chosen by prompt may make use.
+
+    Raises:
+        TrioConfigError: weights are chosen by prompt, and a role for that is missing.
+    """
+    if rule.name == "saf":
+        return SafFusion(rule.role or Role.LARGE_INS, n_vocab, plausibility)
+    in_force = rule.weights or weights
+    if isinstance(in_force, FusionWeights):
+        return LinearFusion(in_force, n_vocab, plausibility)
+    return DynamicFusion(in_force, roles, n_vocab, plausibility)
