@@ -1,14 +1,18 @@
-"""What known tokens cost under a whole grid of weights, in one pass; see :mod:`trimix_kernels.score`
-for rows, weights and costs."""
+"""What known tokens cost under a whole grid of weights, in one pass.
+
+Rows, weights and costs are those of :mod:`trimix_kernels.score`.
+"""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import numpy.typing as npt
 
 from trimix_kernels._jit import njit
-from trimix_kernels.exact import BLOCK, Costs, _cost, _exp, _fuse_exactly, _pair_nll
-from trimix_kernels.fuse import Ids, Rows
+from trimix_kernels.exact import BLOCK, Costs, _cost, _exp, _fuse_exactly, _fused, _left, _pair_nll
+from trimix_kernels.fuse import _INF, Ids, Rows, _block_max, _order, _row_argmax
 
 Pairs = npt.NDArray[np.float64]
 

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trimix_kernels._jit import njit
-from trimix_kernels.exact import BLOCK, Costs, _cost, _exp, _fuse_exactly, _pair_nll
+from trimix_kernels.exact import BLOCK, Costs, _cost, _exp, _fuse_exactly, _left, _pair_nll
 from trimix_kernels.fuse import _INF, Ids, Rows, _row_argmax
 
 _FAR = 0x43800000
