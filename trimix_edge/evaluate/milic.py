@@ -25,7 +25,7 @@ class Record:
     def __init__(self, content: Mapping[str, Any], path: Path, number: int) -> None:
         self._content = content
         self._where = f"{path}, item {number}"
-        self.id = str(self._get("id"))
+        self.id = self.scalar("id")
 
     def _find(self, name: str) -> Any:
         if name in self._content:

@@ -26,6 +26,9 @@ from trimix_edge.evaluate.results import (
     read_predictions,
 )
 
+_DESCRIBED = ("trio", "chat", "split", "limit", "seed", "prompt_language")
+"""What a configuration says of a run as a whole."""
+
 
 @dataclass(frozen=True)
 class Ran:
@@ -54,16 +57,28 @@ def read_run(folder: Path) -> list[Ran]:
     run = read_json(folder / RUN)
     try:
         configuration = run["configuration"]
+        _require_tables(run, "machine")
+        _require_tables(configuration, "models", "sampling", "context", "versions", "cells")
+        _require_tables(configuration["models"], *configuration["models"])
+        _ = [configuration[part] for part in _DESCRIBED], configuration["context"]["n_ctx"]
         names = [str(system["name"]) for system in configuration["systems"]]
         sizes = {str(c): int(cell["n_items"]) for c, cell in configuration["cells"].items()}
         systems = dict(zip(names, configuration["systems"], strict=True))
-        _ = {cell: str(entry["judge"]) for cell, entry in configuration["cells"].items()}
+        for cell in configuration["cells"].values():
+            _require_tables(cell, "data")
+            _ = str(cell["judge"]), str(cell["task"]), int(cell["shots"])
     except (KeyError, TypeError, AttributeError, ValueError):
         raise EvaluationError(f"{folder / RUN} is damaged: it lacks a part") from None
     return [
         Ran(name, systems[name], run, {c: _finished(folder, name, c, n) for c, n in sizes.items()})
         for name in names
     ]
+
+
+def _require_tables(content: Mapping[str, Any], *names: str) -> None:
+    for name in names:
+        if not isinstance(content[name], dict):
+            raise TypeError
 
 
 def _finished(folder: Path, system: str, cell: str, n_items: int) -> list[Prediction]:

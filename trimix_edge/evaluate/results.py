@@ -64,10 +64,15 @@ class Prediction:
         found = cls(**content)
         texts = (found.id, found.output, found.reference)
         counts = (found.shots, found.n_prompt, found.n_tokens, found.n_options)
+        weights = [0.0, 0.0, 0.0] if found.weights is None else found.weights
         if (
             not all(isinstance(text, str) for text in texts)
             or not all(isinstance(count, int) for count in counts)
+            or not isinstance(found.finish_reason, str | None)
             or found.seconds.keys() != {"prompt", "generation"}
+            or not isinstance(weights, list)
+            or len(weights) != 3
+            or not all(isinstance(n, int | float) for n in (*weights, *found.seconds.values()))
         ):
             raise ValueError
         return found

@@ -116,8 +116,8 @@ class _Loop:
         prompt, shots, n_prompt = self._fitting(item)
         if n_prompt >= self._answerer.n_ctx:
             self._say(
-                f"an item of {self._cell.name} has {n_prompt} tokens without exemplars, the "
-                f"context holds {self._answerer.n_ctx}: such items count as wrong; raise --ctx"
+                f"some items of {self._cell.name} do not fit into {self._answerer.n_ctx} tokens, "
+                f"even without exemplars: they count as wrong; raise --ctx"
             )
             seconds = {"prompt": 0.0, "generation": 0.0}
             return self._prediction(item, shots, n_prompt, 0, "", None, "overflow", seconds)
