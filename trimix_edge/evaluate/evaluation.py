@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,6 +15,7 @@ from trimix_edge.evaluate.report import read_run, report
 from trimix_edge.evaluate.results import REPORT, REPORT_TEXT, ResultsFolder
 from trimix_edge.evaluate.run import Note, predict
 from trimix_edge.evaluate.show import markdown
+from trimix_edge.evaluate.systems import System
 from trimix_edge.trimix import Generation, TriMix
 
 
@@ -26,6 +28,13 @@ class TrioAnswerer:
     @property
     def n_ctx(self) -> int:
         return self._trimix.trio.n_ctx
+
+    def rewind(self, n_kept: int, system: System) -> None:
+        """Forget what the system's models have read, but for its beginning."""
+        if n_kept == 0:
+            self._trimix.trio.start(system.roles)
+        else:
+            self._trimix.trio.truncate(n_kept)
 
     def tokenize(self, prompt: str, *, chat: bool) -> list[int]:
         return self._trimix.tokenize(prompt, chat=chat)
@@ -57,7 +66,9 @@ def evaluate(
         TriMixError: one of its kinds; nothing that was predicted is lost.
     """
     plan = Plan.make(settings, on_progress)
-    folder = out or Path("evaluations") / f"{settings.manifest.name}-{plan.fingerprint}"
+    # A manifest is anybody's file: its name must not lead out of the folder.
+    name = re.sub(r"[^\w-]+", "-", settings.manifest.name)[:80]
+    folder = out or Path("evaluations") / f"{name}-{plan.fingerprint}"
     results = ResultsFolder(folder, plan.configuration, force=force)
     results.describe(machine(settings))
     if on_folder is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -25,9 +25,7 @@ from trimix_edge.evaluate.results import (
     read_json,
     read_predictions,
 )
-
-_DESCRIBED = ("trio", "chat", "split", "limit", "seed", "prompt_language")
-"""What a configuration says of a run as a whole."""
+from trimix_edge.evaluate.tasks import Judge
 
 
 @dataclass(frozen=True)
@@ -55,30 +53,52 @@ def read_run(folder: Path) -> list[Ran]:
     if not (folder / RUN).is_file():
         raise EvaluationError(f"{folder} is no folder of results: it has no {RUN}")
     run = read_json(folder / RUN)
-    try:
-        configuration = run["configuration"]
-        _require_tables(run, "machine")
-        _require_tables(configuration, "models", "sampling", "context", "versions", "cells")
-        _require_tables(configuration["models"], *configuration["models"])
-        _ = [configuration[part] for part in _DESCRIBED], configuration["context"]["n_ctx"]
-        names = [str(system["name"]) for system in configuration["systems"]]
-        sizes = {str(c): int(cell["n_items"]) for c, cell in configuration["cells"].items()}
-        systems = dict(zip(names, configuration["systems"], strict=True))
-        for cell in configuration["cells"].values():
-            _require_tables(cell, "data")
-            _ = str(cell["judge"]), str(cell["task"]), int(cell["shots"])
-    except (KeyError, TypeError, AttributeError, ValueError):
-        raise EvaluationError(f"{folder / RUN} is damaged: it lacks a part") from None
+    if not _is_whole(run):
+        raise EvaluationError(f"{folder / RUN} is damaged: it lacks a part")
+    configuration = run["configuration"]
+    systems = {str(system["name"]): system for system in configuration["systems"]}
+    sizes = {cell: entry["n_items"] for cell, entry in configuration["cells"].items()}
     return [
         Ran(name, systems[name], run, {c: _finished(folder, name, c, n) for c, n in sizes.items()})
-        for name in names
+        for name in systems
     ]
 
 
-def _require_tables(content: Mapping[str, Any], *names: str) -> None:
-    for name in names:
-        if not isinstance(content[name], dict):
-            raise TypeError
+_PARTS: Mapping[str, type | tuple[type, ...]] = {
+    "versions": dict,
+    "trio": str,
+    "models": dict,
+    "systems": list,
+    "sampling": dict,
+    "chat": bool,
+    "context": dict,
+    "split": str,
+    "limit": (int, type(None)),
+    "seed": int,
+    "prompt_language": str,
+    "cells": dict,
+}
+_CELL_PARTS = {"task": str, "judge": str, "shots": int, "n_items": int, "data": dict}
+
+
+def _is_whole(run: Mapping[str, Any]) -> bool:
+    """Whether a ``run.json`` has all that a report reads of it."""
+    configuration: Any = run.get("configuration")
+    return (
+        _has(run, {"configuration": dict, "machine": dict})
+        and _has(configuration, _PARTS)
+        and all(_has(system, {"name": str}) for system in configuration["systems"])
+        and all(_has(cell, _CELL_PARTS) for cell in configuration["cells"].values())
+        and all(cell["judge"] in get_args(Judge) for cell in configuration["cells"].values())
+        and all(
+            _has(model, {"file": str, "sha256": str}) for model in configuration["models"].values()
+        )
+        and _has(configuration["context"], {"n_ctx": int, "kv_type": str})
+    )
+
+
+def _has(entry: Any, parts: Mapping[str, type | tuple[type, ...]]) -> bool:
+    return isinstance(entry, dict) and all(isinstance(entry.get(k), t) for k, t in parts.items())
 
 
 def _finished(folder: Path, system: str, cell: str, n_items: int) -> list[Prediction]:

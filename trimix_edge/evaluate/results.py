@@ -86,13 +86,17 @@ class Log:
 
     Raises:
         EvaluationError: the file holds something else.
+        TargetError: it can't be written.
     """
 
     def __init__(self, path: Path, ids: Sequence[str]) -> None:
         self._path = path
         self.predictions: list[Prediction] = []
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file: BinaryIO = path.open("ab", buffering=0)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file: BinaryIO = path.open("ab", buffering=0)
+        except OSError as error:
+            raise TargetError(f"{path} can't be written: {error.strerror or error}") from None
         try:
             self._resume(ids)
         except BaseException:
@@ -135,9 +139,12 @@ def read_predictions(path: Path) -> tuple[list[Prediction], int]:
     """The predictions in a file, and the bytes that they take; half a last line is no prediction.
 
     Raises:
-        EvaluationError: a line before the last is damaged.
+        EvaluationError: a line before the last is damaged, or the file can't be read.
     """
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise EvaluationError(f"{path}: {error.strerror or error}") from None
     lines = data.split(b"\n")[:-1]
     found: list[Prediction] = []
     for number, line in enumerate(lines, 1):
@@ -173,6 +180,8 @@ class ResultsFolder:
     def _check(self, force: bool) -> None:
         path = self.path
         if path.is_dir():
+            if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+                raise TargetError(f"{path}: no permission to read and write there")
             self._sweep()
         if not path.exists() or (path.is_dir() and not any(path.iterdir())):
             return
@@ -182,8 +191,10 @@ class ResultsFolder:
             self._clear()
             return
         held = read_json(path / RUN).get("configuration")
+        if not isinstance(held, dict):
+            raise EvaluationError(f"{path / RUN} is damaged: begin again with --force")
         if held != _through_json(self._configuration):
-            what = difference(held, self._configuration) or "its form"
+            what = difference(held, self._configuration)
             raise EvaluationError(
                 f"{path} holds results of another configuration: {what}; choose another --out, or "
                 f"begin again with --force"
@@ -196,10 +207,12 @@ class ResultsFolder:
                 scratch.unlink(missing_ok=True)
 
     def _clear(self) -> None:
-        for file in (self.path / PREDICTIONS).glob("*/*.jsonl"):
-            file.unlink()
-        for name in (REPORT, REPORT_TEXT, RUN):
-            (self.path / name).unlink(missing_ok=True)
+        kept = (self.path / name for name in (REPORT, REPORT_TEXT, RUN))
+        for file in (*(self.path / PREDICTIONS).glob("*/*.jsonl"), *kept):
+            try:
+                file.unlink(missing_ok=True)
+            except OSError as error:
+                raise TargetError(f"{file} can't be deleted: {error.strerror or error}") from None
 
     def describe(self, machine: Mapping[str, Any]) -> None:
         """Write ``run.json``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from trimix_edge.evaluate.plan import Plan, Progress
@@ -27,6 +28,7 @@ class Answerer(Protocol):
 
     @property
     def n_ctx(self) -> int: ...
+    def rewind(self, n_kept: int, system: System) -> None: ...
     def tokenize(self, prompt: str, *, chat: bool) -> list[int]: ...
     def generate(self, prompt: str, **options: Any) -> Generation: ...
 
@@ -40,8 +42,10 @@ def predict(
 ) -> None:
     """Answer what has no answer yet.
 
-    Prompts of a cell begin with the same exemplars, and follow each other, so that a cache of the
-    longest common prefix evaluates them once.
+    The prompts of a cell begin with the same exemplars: what all of them share is read once, from
+    the cell's first prompt, and every item goes on from exactly there. More is not kept, though
+    neighbours may share more: what a model computes depends, in its last bits, on how tokens were
+    cut into batches, so an answer would depend on where a run was interrupted.
 
     Args:
         load: loads the models, onto the stack; not called if nothing is left to be answered.
@@ -75,6 +79,25 @@ class _Once:
             self._on_note(text)
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """A prompt that fits, its tokens and its exemplars."""
+
+    prompt: str
+    tokens: list[int]
+    shots: int
+
+
+def _n_common(prompts: list[list[int]]) -> int:
+    """How many tokens all prompts begin with; the last one of a prompt is never counted."""
+    if not prompts:
+        return 0
+    first, last = min(prompts), max(prompts)  # in the order of words, all others lie between them
+    most = min(map(len, prompts)) - 1
+    n = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), most)
+    return min(n, most)
+
+
 class _Loop:
     """One system on one cell."""
 
@@ -88,13 +111,18 @@ class _Loop:
         self._answerer = answerer
         self._say = say
         self._max_tokens = self._room_for_an_answer()
+        self._asked = [self._fitting(item) for item in cell.items]
+        full = max(asked.shots for asked in self._asked)
+        self._full = [a for a in self._asked if a.shots == full and len(a.tokens) < answerer.n_ctx]
+        self._n_shared = _n_common([asked.tokens for asked in self._full])
+        self._is_primed = False
 
     def answer(self, log: Log, on_progress: Progress | None) -> None:
         items = self._cell.items
         for at in range(len(log.predictions), len(items)):
             if on_progress is not None:
                 on_progress(f"{self._system.name} {self._cell.name}", at, len(items))
-            log.append(self._predict(items[at]))
+            log.append(self._predict(items[at], self._asked[at]))
         if on_progress is not None:
             on_progress(f"{self._system.name} {self._cell.name}", len(items), len(items))
 
@@ -112,8 +140,8 @@ class _Loop:
             )
         return max(limit, longest)
 
-    def _predict(self, item: Item) -> Prediction:
-        prompt, shots, n_prompt = self._fitting(item)
+    def _predict(self, item: Item, asked: _Asked) -> Prediction:
+        shots, n_prompt = asked.shots, len(asked.tokens)
         if n_prompt >= self._answerer.n_ctx:
             self._say(
                 f"some items of {self._cell.name} do not fit into {self._answerer.n_ctx} tokens, "
@@ -121,14 +149,8 @@ class _Loop:
             )
             seconds = {"prompt": 0.0, "generation": 0.0}
             return self._prediction(item, shots, n_prompt, 0, "", None, "overflow", seconds)
-        done = self._answerer.generate(
-            prompt,
-            chat=self._settings.chat,
-            max_tokens=self._max_tokens,
-            stop=[STOP],
-            sampling=self._settings.repeatable_sampling,
-            **self._system.options,
-        )
+        self._go_back(asked)
+        done = self._generate(asked.prompt, self._max_tokens)
         return self._prediction(
             item,
             shots,
@@ -143,20 +165,42 @@ class _Loop:
             },
         )
 
-    def _fitting(self, item: Item) -> tuple[str, int, int]:
-        """The prompt with as many exemplars as leave room for an answer, and its tokens."""
+    def _generate(self, prompt: str, max_tokens: int) -> Generation:
+        return self._answerer.generate(
+            prompt,
+            chat=self._settings.chat,
+            max_tokens=max_tokens,
+            stop=[STOP],
+            sampling=self._settings.repeatable_sampling,
+            **self._system.options,
+        )
+
+    def _go_back(self, asked: _Asked) -> None:
+        """Have read what all prompts share, as always; or nothing, before a prompt that differs."""
+        if asked not in self._full or self._n_shared == 0:
+            self._answerer.rewind(0, self._system)
+            self._is_primed = False
+            return
+        if not self._is_primed:
+            self._answerer.rewind(0, self._system)
+            self._generate(self._full[0].prompt, 0)
+            self._is_primed = True
+        self._answerer.rewind(self._n_shared, self._system)
+
+    def _fitting(self, item: Item) -> _Asked:
+        """The prompt with as many exemplars as leave room for an answer."""
         all_shots = len(self._prompts.exemplars)
         for shots in range(all_shots, -1, -1):
             prompt = self._prompts.prompt(item, shots)
-            n_prompt = len(self._answerer.tokenize(prompt, chat=self._settings.chat))
-            if n_prompt + self._max_tokens <= self._answerer.n_ctx:
+            tokens = self._answerer.tokenize(prompt, chat=self._settings.chat)
+            if len(tokens) + self._max_tokens <= self._answerer.n_ctx:
                 break
         if shots < all_shots:
             self._say(
                 f"not all prompts fit into {self._answerer.n_ctx} tokens with their exemplars: "
                 f"fewer are used there, and the report counts them; --ctx makes room"
             )
-        return prompt, shots, n_prompt
+        return _Asked(prompt, tokens, shots)
 
     def _prediction(
         self,

@@ -210,7 +210,8 @@ def _languages(folder: Path, selection: Selection, *, named: bool) -> Sequence[s
         raise EvaluationError(
             f"{selection.data} has no task {folder.name}: looked for the folder {folder}"
         )
-    found = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    folders = (path.name for path in folder.iterdir() if path.is_dir())
+    found = sorted(name for name in folders if not name.startswith("."))
     missing = [language for language in selection.languages if language not in found]
     if (missing and named) or not found:
         languages = " and ".join(missing) or "LANG"
