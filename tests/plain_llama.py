@@ -1,6 +1,8 @@
 """llama.cpp by itself, through its low-level calls: the reference for what fusion adds nothing to.
 
-Contexts have llama.cpp's own defaults, and its own ``llama_sampler_sample`` picks the tokens.
+Contexts have llama.cpp's own defaults, and its own ``llama_sampler_sample`` picks the tokens. Only
+where a draw from the distribution that its samplers leave is due is it made here, with
+:mod:`gumbel`'s noise.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from typing import Any
 import llama_cpp
 import numpy as np
 import numpy.typing as npt
+from gumbel import noise
 
 from trimix_edge.config import SamplingParams
 from trimix_edge.llama.backend import init_backend
@@ -75,7 +78,11 @@ class PlainLlama(AbstractContextManager["PlainLlama"]):
             self._decode(prompt)
             generated: list[int] = []
             while True:
-                token = llama_cpp.llama_sampler_sample(chain, self.context, -1)
+                if params is not None and params.temperature > 0 and not params.mirostat:
+                    token = self._draw(chain, params.seed or 0, len(generated))
+                    llama_cpp.llama_sampler_accept(chain, token)
+                else:
+                    token = llama_cpp.llama_sampler_sample(chain, self.context, -1)
                 generated.append(token)
                 ended = llama_cpp.llama_vocab_is_eog(self.vocab, token)
                 if ended or len(generated) == max_tokens:
@@ -84,9 +91,24 @@ class PlainLlama(AbstractContextManager["PlainLlama"]):
         finally:
             llama_cpp.llama_sampler_free(chain)
 
+    def _draw(self, chain: Any, seed: int, position: int) -> int:
+        """A draw from what the chain leaves of the last row."""
+        row = llama_cpp.llama_get_logits_ith(self.context, -1)
+        data = (llama_cpp.llama_token_data * self.n_vocab)(
+            *((token, row[token], 0.0) for token in range(self.n_vocab))
+        )
+        array = llama_cpp.llama_token_data_array(
+            data=data, size=self.n_vocab, selected=-1, sorted=False
+        )
+        llama_cpp.llama_sampler_apply(chain, ctypes.byref(array))
+        ids = [array.data[i].id for i in range(array.size)]
+        logits = np.array([array.data[i].logit for i in range(array.size)], np.float64)
+        return ids[int(np.argmax(logits + noise(seed, position, ids)))]
+
 
 def add_samplers(add: AddSampler, plain: PlainLlama, params: SamplingParams | None) -> None:
-    """The chain of llama.cpp's programs, in their order; ``None`` for greedy alone."""
+    """The chain of llama.cpp's programs, in their order, but for the draw at its end; ``None`` for
+    greedy alone."""
     p, seed = params, (params.seed or 0) if params else 0
     if p is None:
         add(llama_cpp.llama_sampler_init_greedy())
@@ -127,4 +149,3 @@ def add_samplers(add: AddSampler, plain: PlainLlama, params: SamplingParams | No
     add(llama_cpp.llama_sampler_init_min_p(p.min_p, 1))
     add(llama_cpp.llama_sampler_init_xtc(p.xtc_probability, p.xtc_threshold, 1, seed))
     add(llama_cpp.llama_sampler_init_temp(p.temperature))
-    add(llama_cpp.llama_sampler_init_dist(seed))

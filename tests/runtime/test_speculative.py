@@ -156,7 +156,7 @@ def test_a_drafter_that_is_never_right_costs_rounds_and_no_tokens() -> None:
 
 
 def test_the_first_wrong_guess_ends_a_round() -> None:
-    """After 5 tokens of prompt and one emitted, the guesses after 6 and 7 are right, after 8 not."""
+    """With 5 tokens of prompt and one emitted, guesses after 6 and 7 are right, after 8 not."""
     run = Run(FakeModels(Trio(lambda n: n != 8)), Draft(4))
     stream = run.engine().generate(run.sequence, 30)
     for _ in range(4):  # the prompt's, two that were guessed, and the right one instead of a third
