@@ -19,6 +19,8 @@ FIELDS = {
     "weights",
     "seed",
     "timings",
+    "draft",
+    "n_kept",
 }
 TIMINGS = {
     "load_ms",
