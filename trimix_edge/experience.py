@@ -1,4 +1,4 @@
-"""What is learned about guessing tokens: what it costs here, how often it is right, whether it pays.
+"""What is learned about guessing tokens: what it costs, how often it is right, whether it pays.
 
 Nothing is assumed of a machine or a trio: batches are timed, guesses are counted, and rounds are
 compared by the clock with plain decoding.

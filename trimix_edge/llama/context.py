@@ -140,7 +140,8 @@ class LlamaContext:
         Args:
             tokens: 1 to ``n_batch`` ids.
             n_rows: 0 to ``MAX_ROWS``.
-            n_pad: evaluate and forget this many more, as far as there is room: a batch of 4 can be cheaper than one of 3.
+            n_pad: evaluate and forget this many more, as far as there is room: a batch of 4 can be
+                cheaper than one of 3.
             abortable: let Ctrl-C stop the computation; costs some milliseconds a call.
 
         Raises:
