@@ -255,7 +255,7 @@ def test_a_sliding_window_is_cut_back_exactly(windowed: dict[Role, Path]) -> Non
                 weights=WEIGHTS[1],
                 max_tokens=60,
                 sampling=replace(LIVELY, temperature=0.7, seed=seed),
-            )  # fmt: skip
+            )
         ]
         results += check(trimix, "the page", weights=WEIGHTS[1], max_tokens=60)
     assert accepted(results) > 0
