@@ -28,6 +28,7 @@ TIMINGS = {
     "generation_ms",
     "fusion_ms",
     "sampling_ms",
+    "drafting_ms",
     "models_ms",
 }
 
