@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -60,27 +60,56 @@ class Decode:
     tokens: list[int]
     n_rows: int
     abortable: bool
+    roles: frozenset[Role] = frozenset()
+
+
+@dataclass
+class Clock:
+    """Time that passes in the models alone."""
+
+    now: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def _free(role: Role, n_tokens: int) -> float:
+    return 0.0
 
 
 @dataclass
 class FakeModels:
-    """The engine's ``Models``: answers from a script, refuses what a trio would refuse."""
+    """The engine's ``Models``: answers from a script, refuses what a trio would refuse.
+
+    Attributes:
+        sequences: what each role has read; they differ in the middle of a round only.
+        price: seconds of a role's batch of so many tokens, padding included.
+    """
 
     script: Script
     n_ctx: int = 64
     n_batch: int = 8
-    sequence: list[int] = field(default_factory=list)
+    sequences: dict[Role, list[int]] = field(default_factory=dict)
     calls: list[Decode] = field(default_factory=list)
     active: frozenset[Role] = frozenset()
     decode_seconds: dict[Role, float] = field(default_factory=dict)
+    clock: Clock = field(default_factory=Clock)
+    price: Callable[[Role, int], float] = _free
 
     @property
     def max_rows(self) -> int:
         return min(self.n_batch, 5)
 
+    @property
+    def sequence(self) -> list[int]:
+        """What all active roles have read."""
+        first, *others = (self.sequences[role] for role in self.active)
+        assert all(other == first for other in others), "roles are out of step"
+        return first
+
     def start(self, roles: Collection[Role], prompt: list[int]) -> int:
         self.active = frozenset(roles)
-        self.sequence = []
+        self.sequences = {role: [] for role in roles}
         self.decode_seconds = dict.fromkeys(roles, 0.0)
         return 0
 
@@ -88,24 +117,38 @@ class FakeModels:
         self.active &= frozenset(roles)
 
     def truncate(self, n_past: int) -> None:
-        del self.sequence[n_past:]
+        for role in self.active:
+            del self.sequences[role][n_past:]
 
     def decode(
-        self, tokens: list[int], n_rows: int = 1, *, abortable: bool = False
+        self,
+        tokens: list[int],
+        n_rows: int = 1,
+        *,
+        roles: Collection[Role] | None = None,
+        padding: Mapping[Role, int] | None = None,
+        abortable: bool = False,
     ) -> dict[Role, Row]:
         assert self.active, "decode before start"
+        running = self.active if roles is None else self.active & frozenset(roles)
+        assert running, "decode of roles that are not active"
         assert 0 < len(tokens) <= self.n_batch
         assert 0 <= n_rows <= len(tokens)
-        assert len(self.sequence) + len(tokens) <= self.n_ctx, "the context is full"
-        self.calls.append(Decode(list(tokens), n_rows, abortable))
-        self.sequence += tokens
+        self.calls.append(Decode(list(tokens), n_rows, abortable, running))
+        for role in running:
+            assert len(self.sequences[role]) + len(tokens) <= self.n_ctx, "the context is full"
+            self.sequences[role] += tokens
+            seconds = self.price(role, len(tokens) + (padding or {}).get(role, 0))
+            self.decode_seconds[role] += seconds
+            self.clock.now += seconds
         if not n_rows:
             return {}
-        ends = range(len(self.sequence) - n_rows + 1, len(self.sequence) + 1)
-        return {
-            role: np.stack([self.script(role, self.sequence[:end]) for end in ends])
-            for role in self.active
-        }
+        return {role: self._rows(role, n_rows) for role in running}
+
+    def _rows(self, role: Role, n_rows: int) -> Row:
+        read = self.sequences[role]
+        ends = range(len(read) - n_rows + 1, len(read) + 1)
+        return np.stack([self.script(role, read[:end]) for end in ends])
 
 
 @dataclass
@@ -114,12 +157,24 @@ class FirstChoice:
 
     prompt: list[int] = field(default_factory=list)
     accepted: list[int] = field(default_factory=list)
+    clones: list[FirstChoice] = field(default_factory=list)
+    closed: bool = False
 
     def choose(self, logits: Row, best: int) -> int:
+        assert not self.closed
         return best
 
     def accept(self, token: int) -> None:
+        assert not self.closed
         self.accepted.append(token)
 
     def accept_prompt(self, tokens: list[int]) -> None:
         self.prompt = list(tokens)
+
+    def clone(self) -> FirstChoice:
+        other = FirstChoice(list(self.prompt), list(self.accepted))
+        self.clones.append(other)
+        return other
+
+    def close(self) -> None:
+        self.closed = True

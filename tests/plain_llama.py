@@ -1,8 +1,8 @@
 """llama.cpp by itself, through its low-level calls: the reference for what fusion adds nothing to.
 
-Contexts have llama.cpp's own defaults, and its own ``llama_sampler_sample`` picks the tokens; but a
-draw at temperature, which is this project's own, is made by its oracle from what llama.cpp's chain
-leaves of the candidates.
+Contexts have llama.cpp's own defaults, and its own ``llama_sampler_sample`` picks the tokens. Only
+where a draw from the distribution that its samplers leave is due is it made here, with
+:mod:`gumbel`'s noise.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class PlainLlama(AbstractContextManager["PlainLlama"]):
             self._decode(prompt)
             generated: list[int] = []
             while True:
-                if params is not None and params.temperature > 0 and params.mirostat == 0:
+                if params is not None and params.temperature > 0 and not params.mirostat:
                     token = self._draw(chain, params.seed or 0, len(generated))
                     llama_cpp.llama_sampler_accept(chain, token)
                 else:
@@ -92,22 +92,23 @@ class PlainLlama(AbstractContextManager["PlainLlama"]):
             llama_cpp.llama_sampler_free(chain)
 
     def _draw(self, chain: Any, seed: int, position: int) -> int:
-        """The candidate with the largest sum of logit and noise, of those that the chain leaves."""
+        """A draw from what the chain leaves of the last row."""
         row = llama_cpp.llama_get_logits_ith(self.context, -1)
-        data = (llama_cpp.llama_token_data * self.n_vocab)()
-        for i in range(self.n_vocab):
-            data[i].id, data[i].logit = i, row[i]
-        left = llama_cpp.llama_token_data_array(
+        data = (llama_cpp.llama_token_data * self.n_vocab)(
+            *((token, row[token], 0.0) for token in range(self.n_vocab))
+        )
+        array = llama_cpp.llama_token_data_array(
             data=data, size=self.n_vocab, selected=-1, sorted=False
         )
-        llama_cpp.llama_sampler_apply(chain, ctypes.byref(left))
-        ids = np.array([left.data[i].id for i in range(left.size)])
-        logits = np.array([left.data[i].logit for i in range(left.size)])
-        return int(ids[np.argmax(logits + noise(seed, position, ids))])
+        llama_cpp.llama_sampler_apply(chain, ctypes.byref(array))
+        ids = [array.data[i].id for i in range(array.size)]
+        logits = np.array([array.data[i].logit for i in range(array.size)], np.float64)
+        return ids[int(np.argmax(logits + noise(seed, position, ids)))]
 
 
 def add_samplers(add: AddSampler, plain: PlainLlama, params: SamplingParams | None) -> None:
-    """The chain of llama.cpp's programs, in their order; ``None`` for greedy alone."""
+    """The chain of llama.cpp's programs, in their order, but for the draw at its end; ``None`` for
+    greedy alone."""
     p, seed = params, (params.seed or 0) if params else 0
     if p is None:
         add(llama_cpp.llama_sampler_init_greedy())

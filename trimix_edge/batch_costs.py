@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -169,7 +170,9 @@ class CostFile:
                 seconds = {int(size): float(taken) for size, taken in entry.items()}
             except (AttributeError, TypeError, ValueError):
                 return None
-            if not seconds or not all(0.0 < taken < 1e6 for taken in seconds.values()):
+            sizes_are_sane = all(1 <= size <= MAX_TOKENS for size in seconds)
+            times_are_sane = all(0.0 < taken < 1e6 for taken in seconds.values())
+            if not seconds or not sizes_are_sane or not times_are_sane:
                 return None
             found[role] = seconds
         return BatchCosts(found)
@@ -187,7 +190,8 @@ class CostFile:
             scratch.write_text(json.dumps(entries), encoding="utf-8")
             scratch.replace(self._path)
         except OSError:
-            scratch.unlink(missing_ok=True)
+            with suppress(OSError):  # a file where its folder should be
+                scratch.unlink()
 
     def _read(self) -> dict[str, Any]:
         try:

@@ -1,4 +1,4 @@
-"""What is learned about guessing: what it costs here, how often it is right, whether it pays off.
+"""What is learned about guessing tokens: what it costs, how often it is right, whether it pays.
 
 Nothing is assumed of a machine or a trio: batches are timed, guesses are counted, and rounds are
 compared by the clock with plain decoding.
@@ -47,7 +47,8 @@ class Prices(NamedTuple):
     @classmethod
     def of(cls, costs: BatchCosts, active: Collection[Role]) -> Prices:
         def seconds(roles: Collection[Role]) -> list[float]:
-            return [sum(costs.of(role, n) for role in roles) for n in range(MAX_TOKENS + 1)]
+            tables = [costs.cheapest(role) for role in roles]
+            return [sum(entry[1] for entry in entries) for entries in zip(*tables, strict=True)]
 
         if not all(role in costs.seconds for role in active):
             nothing = [0.0] * (MAX_TOKENS + 1)

@@ -39,6 +39,8 @@ class Models(Protocol):
 
     @property
     def active(self) -> Collection[Role]: ...
+    @property
+    def max_rows(self) -> int: ...
     def decode(
         self,
         tokens: list[int],
@@ -66,7 +68,7 @@ class Speculation:
     """The engine's ``Lookahead`` that guesses.
 
     Args:
-        models: the trio, its sequence started.
+        models: the trio; its sequence is started before the first round, not earlier.
         sampler: the engine's own sampler; only clones of it are used.
         is_end: whether a token ends the generation: nothing is guessed beyond it.
         n_vocab: shared vocabulary size.
@@ -91,13 +93,14 @@ class Speculation:
         self._is_end = is_end
         self._n_vocab = n_vocab
         self._fixed = draft.n_tokens
-        self._max = MAX_AUTO if draft.n_tokens is None else draft.n_tokens
+        at_most = min(MAX_AUTO, models.max_rows - 1)  # a small --batch has no room for more
+        self._max = at_most if draft.n_tokens is None else draft.n_tokens
         self._experience = experience
         self._phrases = PhraseBook() if look_up else None
-        self._prices = Prices.of(experience.costs, models.active)
+        self._prices: Prices | None = None
         self._rows = np.empty((0, 0), np.float32)
         self._best = np.empty(1, np.int32)
-        self._checks: list[tuple[Acceptance, int, int]] = []
+        self._checks: list[list[tuple[Acceptance, int, int]]] = []
         self._round_seconds = 0.0
         self._n_rounds = 0
         self._trial: Trial | None = None
@@ -121,10 +124,11 @@ class Speculation:
 
     def learn(self, emitted: list[int], seconds: float) -> None:
         """See which guesses were right; those after the first wrong one were never put to it."""
-        for (acceptance, kind, guess), token in zip(self._checks, emitted, strict=False):
-            acceptance.learn(kind, guess == token)
-            if guess != token:
-                break
+        for checks in self._checks:  # what was looked up, and what was drafted instead
+            for (acceptance, kind, guess), token in zip(checks, emitted, strict=False):
+                acceptance.learn(kind, guess == token)
+                if guess != token:
+                    break
         if self._fixed is not None or not self._round_seconds:
             return
         seconds += self._round_seconds
@@ -140,10 +144,14 @@ class Speculation:
     def _can_draft(self) -> bool:
         return DRAFTER in self._models.active and len(self._models.active) > 1
 
+    def _refreshed(self) -> Prices:
+        """The prices, of the roles that are active now."""
+        if self._prices is None or self._n_rounds % _REFRESH == 0:
+            self._prices = Prices.of(self._experience.costs, self._models.active)
+        return self._prices
+
     def _draft_and_verify(self, sequence: Sequence, limit: int) -> Evaluated:
         self._n_rounds += 1
-        if self._n_rounds % _REFRESH == 0:
-            self._prices = Prices.of(self._experience.costs, self._models.active)
         draft = self._draft(sequence, limit)
         others = [role for role in self._models.active if role is not DRAFTER]
         checked = self._verify(sequence, draft, others)
@@ -154,6 +162,9 @@ class Speculation:
         """Let the drafter go on by itself while its next guess is worth checking."""
         start, busy = perf_counter(), self._models.decode_seconds[DRAFTER]
         draft: list[int] = []
+        checks: list[tuple[Acceptance, int, int]] = []
+        self._checks.append(checks)
+        prices = self._refreshed()
         survival = 1.0
         guesser = self._sampler.clone()
         try:
@@ -167,9 +178,9 @@ class Speculation:
                 if guess is None or self._is_end(guess):
                     break
                 if self._fixed is None:
-                    self._checks.append((self._experience.drafted, kind, guess))
+                    checks.append((self._experience.drafted, kind, guess))
                     survival *= self._experience.drafted.rate(kind)
-                    if not self._is_worth(len(draft), survival, limit):
+                    if not self._is_worth(prices, len(draft), survival, limit):
                         break
                 guesser.accept(guess)
                 draft.append(guess)
@@ -193,12 +204,12 @@ class Speculation:
             return guess, 0
         return guess, Acceptance.confidence(peak_probability(row[0], self._best[0]))
 
-    def _is_worth(self, n: int, survival: float, limit: int) -> bool:
+    def _is_worth(self, prices: Prices, n: int, survival: float, limit: int) -> bool:
         """Whether to draft on, to any length, after ``n`` tokens, where the next one is right with
         probability ``survival``: whether that brings tokens at a better pace than lately."""
-        verify = self._prices.others
+        verify, step = prices.others, prices.drafter + self._experience.overhead
         pace = WORTH * self._experience.pace
-        mean, step = self._experience.drafted.mean, self._step
+        mean = self._experience.drafted.mean
         tokens, stop = 0.0, verify[n + 1]
         for more in range(1, limit - n + 1):
             tokens += survival
@@ -206,11 +217,6 @@ class Speculation:
             if tokens > pace * (more * step + verify[n + 1 + more] - stop):
                 return True
         return False
-
-    @property
-    def _step(self) -> float:
-        """Seconds for a token of the drafter's own."""
-        return self._prices.drafter + self._experience.overhead
 
     def _look_up(self, sequence: Sequence, limit: int) -> list[int]:
         """Tokens that followed the last few when they stood in the text before, if worth it."""
@@ -220,9 +226,9 @@ class Speculation:
         if not found or self._fixed is not None:
             return found
         acceptance = self._experience.looked_up
-        self._checks += [(acceptance, n_match, token) for token in found]
+        self._checks.append([(acceptance, n_match, token) for token in found])
         rate = acceptance.rate(n_match)
-        everyone = self._prices.everyone
+        everyone = self._refreshed().everyone
         pace = WORTH * self._experience.pace
         tokens, best, best_gain = 1.0, 0, 0.0
         for n in range(1, len(found) + 1):

@@ -47,7 +47,8 @@ def _hash(key: np.uint64, token: np.int32) -> np.uint64:
 
 @njit
 def _gumbel(bits: np.uint64) -> float:
-    u = (float(bits >> np.uint64(11)) + 0.5) * 2.0**-53
+    # Of 53 bits the largest would round to a u of 1, and to noise without end.
+    u = (float(bits >> np.uint64(12)) + 0.5) * 2.0**-52
     return -math.log(-math.log(u))
 
 

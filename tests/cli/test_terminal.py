@@ -86,7 +86,7 @@ def test_ctrl_c_stops_llama_cpp_inside_a_batch(
 ) -> None:
     prompt, codes = tmp_path / "prompt.txt", tmp_path / "codes.json"
     prompt.write_text(" the" * 4000)
-    arguments = ["generate", "--file", prompt, "--batch", "1024", *alone]
+    arguments = ["generate", "--file", prompt, "--batch", "1024", "--draft", "off", *alone]
     process = start(codes, *arguments, program=INTERRUPT_SECOND_BATCH)
     assert ended(process) == (130, b"", b"")
     aborted = 2

@@ -9,7 +9,6 @@ all that llama.cpp looks at is their head.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,38 +16,9 @@ import numpy as np
 from gguf import GGMLQuantizationType, GGUFWriter
 
 from trimix_edge.llama.quantize import quantized_bytes
+from trimix_edge.synthetic import tensors
 
 TYPES = ("Q2_K", "Q3_K_M", "Q4_0", "Q4_K_M", "Q5_0", "Q5_K_M", "Q6_K", "Q8_0", "F16")
-
-
-def tensors(name: str, shape: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Names and shapes, rows first, of a model's tensors."""
-    embd, ff, head_dim = shape["n_embd"], shape["n_ff"], shape["head_dim"]
-    q, kv = shape["n_head"] * head_dim, shape["n_head_kv"] * head_dim
-    gemma, qwen = name.startswith("gemma"), name.startswith("qwen")
-    yield "token_embd.weight", (shape["n_vocab"], embd)
-    yield "output_norm.weight", (embd,)
-    if name not in ("qwen2.5-1.5b", "qwen2.5-3b", "gemma-3-4b", "gemma-3-12b"):
-        yield "output.weight", (shape["n_vocab"], embd)
-    for i in range(shape["n_layer"]):
-        layer: dict[str, tuple[int, ...]] = {
-            "attn_norm": (embd,),
-            "ffn_norm": (embd,),
-            "attn_q": (q, embd),
-            "attn_k": (kv, embd),
-            "attn_v": (kv, embd),
-            "attn_output": (embd, q),
-            "ffn_gate": (ff, embd),
-            "ffn_up": (ff, embd),
-            "ffn_down": (embd, ff),
-        }
-        if gemma:
-            layer |= {"attn_q_norm": (head_dim,), "attn_k_norm": (head_dim,)}
-            layer |= {"post_attention_norm": (embd,), "post_ffw_norm": (embd,)}
-        yield from ((f"blk.{i}.{tensor}.weight", dims) for tensor, dims in layer.items())
-        if qwen:
-            yield f"blk.{i}.attn_q.bias", (q,)
-            yield from ((f"blk.{i}.attn_{x}.bias", (kv,)) for x in "kv")
 
 
 def write_hollow(path: Path, name: str, shape: dict[str, Any]) -> Path:

@@ -82,13 +82,15 @@ def test_penalties_act_on_the_argmax_as_in_llama_cpp(
 @pytest.mark.parametrize("name", ["dry", "repeat_penalty", "frequency", "presence", "xtc"])
 def test_each_switch_changes_something(single: TriMix, name: str) -> None:
     """Or the comparison with llama.cpp would pass with a switch that is not connected."""
-    neutral = SamplingParams(temperature=1, seed=0)
-    prompt = [REPETITIVE, PROMPT]
-    with_it = [
-        single.generate(p, max_tokens=30, sampling=seeded(SAMPLINGS[name], 0)).token_ids
-        for p in prompt
-    ]
-    without = [single.generate(p, max_tokens=30, sampling=neutral).token_ids for p in prompt]
+
+    def tokens(sampling: SamplingParams) -> list[list[int]]:
+        return [
+            single.generate(p, max_tokens=30, sampling=seeded(sampling, seed)).token_ids
+            for p in (REPETITIVE, PROMPT)
+            for seed in range(4)
+        ]
+
+    with_it, without = tokens(SAMPLINGS[name]), tokens(SamplingParams(temperature=1))
     assert with_it != without
 
 

@@ -11,7 +11,13 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from trimix_kernels import fill_candidates, fuse_three, fuse_two, mask_implausible
+from trimix_kernels import (
+    fill_candidates,
+    fuse_three,
+    fuse_two,
+    mask_implausible,
+    peak_probability,
+)
 
 Rows = npt.NDArray[np.float32]
 EPSILON = np.finfo(np.float32).eps
@@ -173,3 +179,31 @@ def test_candidates_are_laid_out_in_vocabulary_order() -> None:
     np.testing.assert_array_equal(candidates["logit"], logits)
     assert not candidates["p"].any()
     assert record.itemsize == 12  # that of llama_token_data
+
+
+def exact_peak(row: Rows) -> float:
+    """The softmax's largest probability, in float64."""
+    return float(1 / np.exp(row.astype(np.float64) - row.max()).sum())
+
+
+@settings(deadline=None)
+@given(
+    arrays(np.float32, st.integers(1, 60), elements=st.floats(-1000, 1000, width=32)),
+    st.lists(st.integers(0, 59), max_size=20),
+)
+def test_the_peaks_probability_is_right_to_4_percent(row: Rows, masked_ids: list[int]) -> None:
+    peak = int(np.argmax(row))
+    row[[i for i in masked_ids if i < len(row) and i != peak]] = -INF
+    assert peak_probability(row, peak) == pytest.approx(exact_peak(row), rel=0.04)
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.5, 2.0, 6.0])
+def test_the_peaks_probability_is_right_in_a_vocabulary_of_several_blocks(spread: float) -> None:
+    row = (np.random.default_rng(4).normal(size=9001) * spread).astype(np.float32)
+    assert peak_probability(row, int(np.argmax(row))) == pytest.approx(exact_peak(row), rel=0.04)
+
+
+def test_a_peak_alone_is_certain_and_never_more() -> None:
+    row = np.array([-INF, 1e30, -1e30, -INF], np.float32)
+    assert peak_probability(row, 1) == 1.0
+    assert peak_probability(np.array([3.0], np.float32), 0) == 1.0

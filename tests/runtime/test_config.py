@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimix_edge.config import ContextParams, FusionWeights, Plausibility, Role, SamplingParams
+from trimix_edge.config import (
+    MAX_DRAFT,
+    ContextParams,
+    Draft,
+    FusionWeights,
+    Plausibility,
+    Role,
+    SamplingParams,
+)
 from trimix_edge.errors import TriMixError, UsageError
 
 
@@ -177,8 +185,47 @@ def test_contexts_without_meaning_cannot_exist(values: dict[str, object]) -> Non
         ContextParams(**values)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("text", "n_tokens", "shown"),
+    [
+        ("auto", None, "auto"),
+        ("off", 0, "off"),
+        ("0", 0, "off"),
+        (" 3 ", 3, "3"),
+        (str(MAX_DRAFT), MAX_DRAFT, str(MAX_DRAFT)),
+    ],
+)
+def test_drafts_are_read_from_text(text: str, n_tokens: int | None, shown: str) -> None:
+    draft = Draft.parse(text)
+    assert draft.n_tokens == n_tokens
+    assert str(draft) == shown
+    assert Draft.parse(str(draft)) == draft
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("", "not auto, off or a number"),
+        ("Auto", "'Auto' is not auto"),
+        ("2.5", "'2.5' is not"),
+        ("-1", f"draft is -1, it must be from 0 to {MAX_DRAFT}"),
+        (str(MAX_DRAFT + 1), f"draft is {MAX_DRAFT + 1}, it must be"),
+        ("9" * 5000, "not auto, off or a number"),
+    ],
+)
+def test_drafts_that_are_none_are_refused(text: str, complaint: str) -> None:
+    with pytest.raises(UsageError, match=complaint):
+        Draft.parse(text)
+
+
+@pytest.mark.parametrize("n_tokens", [-1, MAX_DRAFT + 1])
+def test_drafts_without_room_cannot_exist(n_tokens: int) -> None:
+    with pytest.raises(UsageError, match=f"draft is {n_tokens}"):
+        Draft(n_tokens)
+
+
 def test_settings_are_frozen() -> None:
-    for settings in (FusionWeights(0, 1), SamplingParams(), ContextParams()):
+    for settings in (FusionWeights(0, 1), SamplingParams(), ContextParams(), Draft()):
         with pytest.raises(FrozenInstanceError):
             settings.seed = 1  # type: ignore[union-attr]
 

@@ -140,7 +140,8 @@ class LlamaContext:
         Args:
             tokens: 1 to ``n_batch`` ids.
             n_rows: 0 to ``MAX_ROWS``.
-            n_pad: evaluate and forget this many more: a batch of 4 can be cheaper than one of 3.
+            n_pad: evaluate and forget this many more, as far as there is room: a batch of 4 can be
+                cheaper than one of 3.
             abortable: let Ctrl-C stop the computation; costs some milliseconds a call.
 
         Raises:
@@ -148,11 +149,11 @@ class LlamaContext:
             KeyboardInterrupt: Ctrl-C in an abortable decode; the sequence is as it was before.
         """
         n = len(tokens)
-        if not 0 < n <= self.n_batch - n_pad or not 0 <= n_rows <= min(n, MAX_ROWS):
+        if not 0 < n <= self.n_batch or not 0 <= n_rows <= min(n, MAX_ROWS):
             raise ValueError(f"can't decode {n} tokens for {n_rows} rows of logits at once")
         if self.n_past + n > self.n_ctx:
             raise DecodeError(self._name, _NO_ROOM, f"the context of {self.n_ctx} tokens is full")
-        n_pad = min(n_pad, self.n_ctx - self.n_past - n)
+        n_pad = min(n_pad, self.n_batch - n, self.n_ctx - self.n_past - n)
         self._fill_batch(tokens, n_rows, n_pad)
         code = self._decode_abortably() if abortable else self._decode_batch()
         if code != 0:

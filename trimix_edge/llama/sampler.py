@@ -152,7 +152,10 @@ class Sampler:
                 raise DecodeError("fusion", 0, "the grammar and the mask leave no token to choose")
         llama_cpp.llama_sampler_apply(self._chain, ctypes.byref(array))
         if self._draws:
-            left = c[: array.size]
+            # XTC drops the likeliest by moving the beginning of the array.
+            begin = ctypes.cast(array.data, ctypes.c_void_p).value or c.ctypes.data
+            first = (begin - c.ctypes.data) // c.itemsize
+            left = c[first : first + array.size]
             place = gumbel_argmax(left["logit"], left["id"], self.seed, self._n_accepted)
             if place < 0:
                 raise DecodeError("fusion", 0, "the samplers leave no token to choose")
