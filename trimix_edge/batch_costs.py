@@ -29,8 +29,9 @@ _MAX_REPEATS = 5
 _REFRESH = 32
 """Batches that are learned from before the cheapest ones are looked for again."""
 _OWN, _COMMON = 0.05, 0.05
-_DISTURBED = 2.0
-"""Times of one size that differ by more were taken while the machine did something else."""
+_DISTURBED = 1.7
+"""Times of one size whose median is so many times the least were taken while the machine did
+something else."""
 
 CostProgress = Callable[[Role, int, int], None]
 """Called with a role, the measured and all batch sizes."""
@@ -131,7 +132,7 @@ def measure(
             if perf_counter() - begun > PATIENCE:
                 break
         costs.seconds[role] = {size: median(taken) for size, taken in times.items()}
-        costs.steady &= all(max(taken) < _DISTURBED * min(taken) for taken in times.values())
+        costs.steady &= all(median(taken) < _DISTURBED * min(taken) for taken in times.values())
     return costs
 
 

@@ -304,7 +304,8 @@ class TriMix:
         """What batches of tokens cost the loaded models here; of models that were measured before,
         on this machine with these settings, it is known.
 
-        Drafting needs it to know what pays off, and asks for it if nobody did.
+        Drafting needs it to know what pays off, and asks for it if nobody did. Measuring empties
+        the contexts.
         """
         if not self._experience.costs.seconds:
             file = CostFile(self.trio.conditions)
@@ -330,6 +331,8 @@ class TriMix:
         Raises:
             PromptCacheError: it can't be used; nothing has changed.
         """
+        if self.manifest.draft.n_tokens is None:
+            self.measure_batches()  # now: it needs empty contexts
         prompt_cache.load(path, self.trio.contexts, self._cache_identity)
 
     @property
