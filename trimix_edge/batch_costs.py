@@ -89,6 +89,13 @@ class BatchCosts:
         """Seconds for ``n`` tokens, in the cheapest batch that holds them."""
         return self.cheapest(role)[n][1]
 
+    def scale(self, roles: Collection[Role], factor: float) -> None:
+        """Take all that was measured of these roles for ``factor`` times as long."""
+        for role in roles:
+            for size in self.seconds[role]:
+                self.seconds[role][size] *= factor
+        self._cheapest.clear()
+
     def learn(self, role: Role, size: int, seconds: float) -> None:
         """Take note of a batch that was really run.
 

@@ -147,7 +147,12 @@ class Speculation:
     def _refreshed(self) -> Prices:
         """The prices, of the roles that are active now."""
         if self._prices is None or self._n_rounds % _REFRESH == 0:
-            self._prices = Prices.of(self._experience.costs, self._models.active)
+            costs, active = self._experience.costs, self._models.active
+            self._prices = Prices.of(costs, active)
+            plain, thought = self._experience.plain, self._prices.everyone[1]
+            if 0.0 < plain < 0.5 * thought:  # measured while the machine did something else
+                costs.scale(active, plain / thought)
+                self._prices = Prices.of(costs, active)
         return self._prices
 
     def _draft_and_verify(self, sequence: Sequence, limit: int) -> Evaluated:

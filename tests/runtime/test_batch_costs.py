@@ -191,3 +191,11 @@ def test_a_place_that_cant_be_written_is_left_alone(tmp_path: Path, kind: str) -
         assert [p.name for p in blocked.iterdir()] == ["costs.json"]
     else:
         assert blocked.read_text() == "not a folder"
+
+
+def test_scaled_costs_keep_their_proportions() -> None:
+    costs = BatchCosts({Role.SMALL_CPT: {1: 4.0, 4: 6.0}, Role.LARGE_INS: {1: 8.0}})
+    assert costs.of(Role.SMALL_CPT, 3) == 6.0
+    costs.scale([Role.SMALL_CPT], 0.25)
+    assert (costs.of(Role.SMALL_CPT, 1), costs.of(Role.SMALL_CPT, 3)) == (1.0, 1.5)
+    assert costs.of(Role.LARGE_INS, 1) == 8.0
