@@ -86,13 +86,17 @@ class Log:
 
     Raises:
         EvaluationError: the file holds something else.
+        TargetError: it can't be written.
     """
 
     def __init__(self, path: Path, ids: Sequence[str]) -> None:
         self._path = path
         self.predictions: list[Prediction] = []
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file: BinaryIO = path.open("ab", buffering=0)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file: BinaryIO = path.open("ab", buffering=0)
+        except OSError as error:
+            raise TargetError(f"{path}: {error.strerror or error}") from None
         try:
             self._resume(ids)
         except BaseException:
@@ -135,9 +139,12 @@ def read_predictions(path: Path) -> tuple[list[Prediction], int]:
     """The predictions in a file, and the bytes that they take; half a last line is no prediction.
 
     Raises:
-        EvaluationError: a line before the last is damaged.
+        EvaluationError: a line before the last is damaged, or the file can't be read.
     """
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise EvaluationError(f"{path}: {error.strerror or error}") from None
     lines = data.split(b"\n")[:-1]
     found: list[Prediction] = []
     for number, line in enumerate(lines, 1):
@@ -158,17 +165,17 @@ class ResultsFolder:
     Raises:
         EvaluationError: it holds something else, or results of another configuration, and
             ``force`` is off.
-        TargetError: it can't be made.
+        TargetError: it can't be made, or not be changed.
     """
 
     def __init__(self, path: Path, configuration: Mapping[str, Any], *, force: bool) -> None:
         self.path = path
         self._configuration = dict(configuration)
-        self._check(force)
         try:
+            self._check(force)
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise TargetError(f"{path} can't be made: {error.strerror or error}") from None
+            raise TargetError(f"{path} can't be used: {error.strerror or error}") from None
 
     def _check(self, force: bool) -> None:
         path = self.path
