@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -93,8 +94,12 @@ JSON = {
     "few_exemplars": Case(
         "holds 6 exemplars, 7 are wanted: lower --shots", "--tasks math --shots 7"
     ),
+    "pipe": Case(
+        r"test\.json is not a regular file",
+        change=lambda data: [(data / TEST).unlink(), os.mkfifo(data / TEST)],
+    ),
     "folder_as_file": Case(
-        r"test\.json: Is a directory",
+        r"test\.json is not a regular file",
         change=lambda data: [(data / TEST).unlink(), (data / TEST).mkdir()],
     ),
 }
@@ -417,6 +422,33 @@ def test_compare_tells_what_is_wrong_with_results(
     other = shutil.copytree(finished, tmp_path / "other")
     spoil(other)
     check(run("compare", finished, other, *form), told)
+
+
+def test_names_in_a_stranger_s_results_can_t_steer_the_terminal(
+    run: Run, finished: Path, tmp_path: Path
+) -> None:
+    other = shutil.copytree(finished, tmp_path / "other")
+    content = json.loads((other / "run.json").read_text(encoding="utf-8"))
+    name = "[red]\x1b[2J\nav|erage"
+    content["configuration"]["systems"].append({"name": name, "rule": name})
+    write_json(other / "run.json", content)
+    shutil.copytree(
+        other / "predictions" / "average", other / "predictions" / name, dirs_exist_ok=True
+    )
+    for form in ((), ("--markdown",)):
+        code, out, err = run("compare", finished, other, *form)
+        assert (code, err) == (0, "")
+        assert "\x1b" not in out
+        assert re.search(r"other: \[red\]\[2J av\\?\|erage", out)
+
+
+def test_results_that_are_no_folder_are_told(
+    run: Run, tiny: Path, good: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    asked = ("evaluate", "--data", good, "--trio", tiny, "--tasks", "math", "--out")
+    check(run(*asked, tmp_path / "file"), "file is no folder of results: choose another --out")
+    check(run(*asked, tmp_path / "file" / "out"), "out can't be used: Not a directory")
 
 
 def test_compare_wants_two_different_runs(run: Run, finished: Path) -> None:

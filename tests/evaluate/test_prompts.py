@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from benchmark_data import WORDS
+from benchmark_data import WORDS, write_json
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -201,3 +201,14 @@ def test_a_table_without_a_separator_is_told(tmp_path: Path) -> None:
 def test_all_languages_of_the_paper_have_a_name() -> None:
     for language in ("en", "zh"):
         assert Prompts.load(language).names.keys() >= {*WORDS, "ta", "te", "or", "bn", "dz"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference"), [(0.00001, "0.00001"), (1e16, "10000000000000000"), (7, "7")]
+)
+def test_an_answer_is_a_number_as_a_person_writes_it(
+    tmp_path: Path, answer: float, reference: str
+) -> None:
+    write_json(tmp_path / "math/bo/test.json", [{"id": 1, "question": "x", "answer": answer}])
+    cell = load_cells(Selection(tmp_path, shots=0))[0]
+    assert cell.items[0].reference == reference

@@ -203,8 +203,26 @@ def test_scratch_of_a_killed_run_is_swept(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(TargetError, match="can't be made"):
+    with pytest.raises(TargetError, match="can't be used: Not a directory"):
         folder(tmp_path / "file" / "out")
+
+
+def test_a_log_has_one_writer(tmp_path: Path) -> None:
+    path = tmp_path / "cell.jsonl"
+    with Log(path, IDS) as log:
+        log.append(prediction(IDS[0]))
+        with pytest.raises(EvaluationError, match="is being written by another evaluation: wait"):
+            Log(path, IDS)
+        log.append(prediction(IDS[1]))
+    assert resume(path) == 2
+    assert path.read_bytes() == WHOLE
+
+
+def test_a_log_that_is_a_folder_is_told(tmp_path: Path) -> None:
+    with pytest.raises(TargetError, match=r"tmp.*: Is a directory"):
+        Log(tmp_path, IDS)
+    with pytest.raises(EvaluationError, match=r"tmp.*: Is a directory"):
+        read_predictions(tmp_path)
 
 
 @pytest.mark.parametrize(

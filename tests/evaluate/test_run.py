@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -224,13 +225,14 @@ def test_the_same_command_again_runs_no_model(
     evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = ("--tasks", "math", "--langs", "bo", "--shots", "0")
-    first = evaluate(*asked)
+    out = "folder-" * 20  # its name is printed in one line however long it is
+    first = evaluate(*asked, out=out)
 
     def load(*arguments: object, **options: object) -> None:
         raise AssertionError("a model is loaded")
 
     monkeypatch.setattr("trimix_edge.trimix.TriMix.load", load)
-    assert evaluate(*asked) == first
+    assert evaluate(*asked, out=out) == first
 
 
 def test_a_folder_is_found_again_by_what_was_asked(
@@ -266,7 +268,7 @@ KILLABLE = ("--tasks", "title_generation_200,math", "--langs", "mn", "--shots", 
             "--rule", "average", "--rule", "saf")  # fmt: skip
 
 
-def test_a_run_that_was_killed_ends_as_one_that_was_not(
+def test_a_run_that_was_killed_or_interrupted_ends_as_one_that_was_not(
     start: Start, run: Run, tiny: Path, tmp_path: Path
 ) -> None:
     data = write_milic(tmp_path / "data", ("mn",), ("title_generation_200", "math"), n_items=12)
@@ -281,13 +283,15 @@ def test_a_run_that_was_killed_ends_as_one_that_was_not(
     assert run(*command("whole"))[0] == 0
     expected = predictions(tmp_path / "whole")
     assert [len(lines) for lines in expected.values()] == [12] * 4
-    for part in (0.1, 0.6):
+    for part, how in ((0.1, signal.SIGKILL), (0.6, signal.SIGINT)):
         killed = start(*command("killed"))
         while n_bytes("killed") < part * n_bytes("whole"):
             assert killed.poll() is None, killed.communicate()
             time.sleep(0.001)
-        killed.kill()
-        killed.communicate()
+        killed.send_signal(how)
+        out, err = killed.communicate()
+        assert killed.returncode == (-how if how is signal.SIGKILL else 130)
+        assert (out, err.decode()) == (b"", f"results: {tmp_path / 'killed'}\n")
         assert n_bytes("killed") < n_bytes("whole")
     assert not (tmp_path / "killed" / "report.json").exists()
     assert run(*command("killed"))[0] == 0

@@ -176,7 +176,9 @@ def command(
             out,
             force=force,
             on_progress=bar.update,
-            on_folder=lambda folder: stderr.print(f"results: {folder}", markup=False),
+            on_folder=lambda folder: stderr.print(
+                f"results: {folder}", markup=False, soft_wrap=True
+            ),
             on_note=lambda note: stderr.print(f"note: {note}", markup=False, soft_wrap=True),
         )
     if as_json:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
+from decimal import Decimal
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
@@ -68,6 +70,8 @@ class Record:
         value = self._get(name)
         if isinstance(value, bool) or not isinstance(value, (str, int, float)):
             raise self.wrong(name, "a text or a number")
+        if isinstance(value, float) and math.isfinite(value):  # 1e-05 would read as 5
+            return format(Decimal(repr(value)), "f")
         return self._checked(name, str(value)).strip()
 
     def _checked(self, name: str, text: str) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -85,7 +86,7 @@ class Log:
         ids: the items' ids, in order; what is in the file must be the beginning of them.
 
     Raises:
-        EvaluationError: the file holds something else.
+        EvaluationError: the file holds something else, or another process writes it.
         TargetError: it can't be written.
     """
 
@@ -96,12 +97,28 @@ class Log:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file: BinaryIO = path.open("ab", buffering=0)
         except OSError as error:
-            raise TargetError(f"{path} can't be written: {error.strerror or error}") from None
+            raise TargetError(f"{path}: {error.strerror or error}") from None
         try:
+            self._lock()
             self._resume(ids)
         except BaseException:
             self._file.close()
             raise
+
+    def _lock(self) -> None:
+        """Hold the file alone while it is open; another process would write the same lines."""
+        if sys.platform == "win32":
+            return
+        import fcntl
+
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise EvaluationError(
+                f"{self._path} is being written by another evaluation: wait until it ends"
+            ) from None
+        except OSError:  # a network's file system may know no locks
+            return
 
     def _resume(self, ids: Sequence[str]) -> None:
         self.predictions, whole = read_predictions(self._path)
@@ -165,17 +182,17 @@ class ResultsFolder:
     Raises:
         EvaluationError: it holds something else, or results of another configuration, and
             ``force`` is off.
-        TargetError: it can't be made.
+        TargetError: it can't be made, or not be changed.
     """
 
     def __init__(self, path: Path, configuration: Mapping[str, Any], *, force: bool) -> None:
         self.path = path
         self._configuration = dict(configuration)
-        self._check(force)
         try:
+            self._check(force)
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise TargetError(f"{path} can't be made: {error.strerror or error}") from None
+            raise TargetError(f"{path} can't be used: {error.strerror or error}") from None
 
     def _check(self, force: bool) -> None:
         path = self.path

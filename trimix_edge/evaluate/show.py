@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -22,7 +23,10 @@ def markdown(report: Mapping[str, Any]) -> str:
         lines += _table(_difference_table(report), left=2)
         lines += ["", "Paired; p is two-sided and not corrected for the number of tests."]
     if report["left_out"]:
-        lines += ["", f"Not in all runs, so left out: {', '.join(report['left_out'])}."]
+        lines += [
+            "",
+            f"Not in all runs, so left out: {', '.join(map(_plain, report['left_out']))}.",
+        ]
     notes = [f"- {note}" for note in _notes(report)]
     lines += ["", *notes] if notes else []
     lines += ["", "## Speed", "", *_table(_speed_table(report), left=2)]
@@ -36,7 +40,7 @@ def markdown(report: Mapping[str, Any]) -> str:
 
 
 def system_names(report: Mapping[str, Any]) -> list[str]:
-    return [str(system["name"]) for system in report["systems"]]
+    return [_visible(system["name"]) for system in report["systems"]]
 
 
 def result_table(report: Mapping[str, Any]) -> Rows:
@@ -46,7 +50,7 @@ def result_table(report: Mapping[str, Any]) -> Rows:
     if len(names) > 1:
         rows[0] += ["difference", "95 %", "p"]
     for cell in _cells_and_average(report):
-        head = [cell["cell"], cell["metric"], str(cell["n_items"])]
+        head = [_visible(cell["cell"]), cell["metric"], str(cell["n_items"])]
         less = [None, *cell["less_first"]]
         for name, score, more in zip(names, cell["scores"], less, strict=True):
             row = [*head, name, f"{score['value']:.1f}", _range(score, ".1f")]
@@ -103,7 +107,7 @@ def _speed_table(report: Mapping[str, Any]) -> Rows:
 def _notes(report: Mapping[str, Any]) -> Iterator[str]:
     for cell in report["cells"]:
         for name, counts in zip(system_names(report), cell["counts"], strict=True):
-            where, n = f"{cell['cell']}, {_plain(name)}", cell["n_items"]
+            where, n = f"{_plain(cell['cell'])}, {_plain(name)}", cell["n_items"]
             if counts["fewer_exemplars"]:
                 yield (
                     f"{where}: {counts['fewer_exemplars']} of {n} prompts had room for fewer "
@@ -158,7 +162,13 @@ def _facts(facts: Mapping[str, Any], leave_out: Sequence[str] = ()) -> str:
 
 def _plain(value: object) -> str:
     """Text for a table: a bar would end the cell, a newline the row."""
-    return " ".join(str(value).replace("|", "\\|").split())
+    return _visible(value).replace("|", "\\|")
+
+
+def _visible(value: object) -> str:
+    """In one line and without control characters: a folder of results may be a stranger's."""
+    line = " ".join(str(value).split())
+    return "".join(letter for letter in line if unicodedata.category(letter) != "Cc")
 
 
 def _table(rows: Rows, left: int) -> list[str]:

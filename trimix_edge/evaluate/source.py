@@ -26,6 +26,8 @@ class Source:
             EvaluationError: it is missing, unreadable or not UTF-8.
         """
         path = self.folder / name
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise EvaluationError(f"{path} is not a regular file")
         try:
             data = path.read_bytes()
         except FileNotFoundError:
