@@ -25,8 +25,11 @@ WORTH = 1.03
 _TRIAL, _FIRST_SLEEP, _LONGEST_SLEEP = 16, 64, 4096
 """Tokens after which guessing is compared with plain decoding, and for how many it then rests."""
 
-_FIRST_PLAIN = 6
-"""Tokens that are decoded plainly first: what is compared must have been measured alike."""
+_FIRST_PLAIN = 16
+"""Tokens that are decoded plainly first, and now and then: what guessing is compared with."""
+
+_NAP_AFTER = 32
+"""Trials that were won in a row before plain decoding is timed again."""
 
 _FADE = 0.97
 
@@ -65,12 +68,14 @@ class Trial:
     Attributes:
         tokens, seconds: what its last rounds brought and took; older ones fade.
         tried: tokens since it was last compared with plain decoding.
+        won: how often it was found to pay off.
         sleep: rounds to go until it is tried again.
     """
 
     tokens: float = 0.0
     seconds: float = 0.0
     tried: int = 0
+    won: int = 0
     sleep: int = _FIRST_PLAIN
     next_sleep: int = _FIRST_SLEEP
 
@@ -88,7 +93,10 @@ class Trial:
             return
         self.tried = 0
         if self.tokens * plain > WORTH * self.seconds:
-            self.next_sleep = _FIRST_SLEEP
+            self.next_sleep = max(_FIRST_SLEEP, self.next_sleep // 2)
+            self.won += 1
+            if self.won % _NAP_AFTER == 0:
+                self.sleep = _FIRST_PLAIN // 2
         else:
             self.sleep, self.next_sleep = self.next_sleep, min(4 * self.next_sleep, _LONGEST_SLEEP)
             self.tokens = self.seconds = 0.0

@@ -25,6 +25,7 @@ from rich.table import Table
 from synthetic import N_VOCAB, write_model
 
 from trimix_edge import FusionWeights, Plausibility, Role, SamplingParams, TriMix
+from trimix_edge.config import Draft
 from trimix_edge.fusion import LinearFusion
 
 WIDTHS = {Role.LARGE_INS: 152_064, Role.SMALL_CPT: N_VOCAB, Role.SMALL_BASE: N_VOCAB}
@@ -99,7 +100,7 @@ def token_ms(tokens: int) -> dict[str, float]:
             llama_cpp.llama_decode = clock
             for turn in range(6):
                 for name, options in cases.items():
-                    stream = trimix.stream("a", max_tokens=tokens, **options)
+                    stream = trimix.stream("a", max_tokens=tokens, draft=Draft(0), **options)
                     next(stream)  # the prompt, and kernels not yet compiled
                     clock.seconds, start = 0.0, perf_counter()
                     count = sum(1 for _ in stream)
