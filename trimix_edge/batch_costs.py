@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,7 +17,8 @@ from time import perf_counter
 from typing import Any, Protocol
 
 from trimix_edge.config import MAX_DRAFT, Role
-from trimix_edge.files import cache_folder
+from trimix_edge.errors import TargetError
+from trimix_edge.files import cache_folder, replacing
 
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16)
 PATIENCE = 1.0
@@ -192,14 +192,10 @@ class CostFile:
         entries = self._read()
         for role, fingerprint in fingerprints.items():
             entries[self._key(fingerprint)] = costs.seconds[role]
-        scratch = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-        try:
+        with suppress(OSError, TargetError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            scratch.write_text(json.dumps(entries), encoding="utf-8")
-            scratch.replace(self._path)
-        except OSError:
-            with suppress(OSError):  # a file where its folder should be
-                scratch.unlink()
+            with replacing(self._path) as scratch:
+                scratch.write_text(json.dumps(entries), encoding="utf-8")
 
     def _read(self) -> dict[str, Any]:
         try:

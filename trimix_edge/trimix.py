@@ -129,7 +129,8 @@ class TriMix:
         self.manifest = manifest
         self.rule = rule or RuleChoice()
         self.load_seconds = 0.0
-        self._experience = Experience()
+        self._costs = BatchCosts()
+        self._experiences: dict[frozenset[Role], Experience] = {}
 
     @classmethod
     def load(
@@ -307,15 +308,22 @@ class TriMix:
         Drafting needs it to know what pays off, and asks for it if nobody did. Measuring empties
         the contexts.
         """
-        if not self._experience.costs.seconds:
+        if not self._costs.seconds:
             file = CostFile(self.trio.conditions)
             fingerprints = self.trio.fingerprints
             costs = file.load(fingerprints)
             if costs is None:
                 costs = measure(self.trio, self.trio.roles, on_progress)
                 file.save(costs, fingerprints)
-            self._experience.costs = costs
-        return self._experience.costs
+            self._costs = costs
+            for experience in self._experiences.values():
+                experience.costs = costs
+        return self._costs
+
+    def experience_of(self, roles: Collection[Role]) -> Experience:
+        """What was learned about drafting with these models: with others, a token takes another
+        time, and guesses are right another part of it."""
+        return self._experiences.setdefault(frozenset(roles), Experience(costs=self._costs))
 
     def save_prompt_cache(self, path: Path) -> None:
         """Keep what the models have read, so that prompts that begin like it start at once.
@@ -426,7 +434,7 @@ class _Run:
             trio.vocab.is_end,
             trio.n_vocab,
             self._draft,
-            self._trimix._experience,
+            self._trimix.experience_of(self._rule.needs),
         )
 
     def result(self, text: str) -> Generation:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -77,10 +78,13 @@ def trio(files: dict[Role, Path]) -> Iterator[TriMix]:
 
 def eager(trimix: TriMix) -> None:
     """Let ``auto`` guess wherever it can: by its experience, plain decoding is slow."""
-    trimix._experience = Experience(
-        trimix.measure_batches(), drafting=Trial(sleep=0), looking_up=Trial(sleep=0),
-        plain=1.0, n_plain=10_000,
-    )  # fmt: skip
+    costs = trimix.measure_batches()
+    for n in (1, 2, 3):
+        for roles in combinations(Role, n):
+            trimix._experiences[frozenset(roles)] = Experience(
+                costs, drafting=Trial(sleep=0), looking_up=Trial(sleep=0),
+                plain=1.0, n_plain=10_000,
+            )  # fmt: skip
 
 
 def generate(
@@ -223,10 +227,20 @@ def test_a_first_generation_with_costs_from_disk_drafts(files: dict[Role, Path])
     for _ in range(2):
         with TriMix.load(DEFAULT_TRIO, models=files, roles=list(Role), context=EXACT) as trimix:
             trimix.measure_batches()
-            trimix._experience.drafting.sleep = 0
-            trimix._experience.plain, trimix._experience.n_plain = 1.0, 10_000
+            experience = trimix.experience_of(WEIGHTS[0].roles)
+            experience.drafting.sleep = 0
+            experience.plain, experience.n_plain = 1.0, 10_000
             result = trimix.generate(PROMPTS[3], draft=AUTO, weights=WEIGHTS[0], max_tokens=12)
             assert result.draft.drafted > 0
+
+
+def test_what_is_learned_with_some_models_is_not_held_against_others(trio: TriMix) -> None:
+    two, three = (Role.LARGE_INS, Role.SMALL_CPT), tuple(Role)
+    trio._experiences.clear()
+    trio.generate(PROMPTS[0], draft=AUTO, weights=FusionWeights(0.5, 0.5), max_tokens=6)
+    assert trio.experience_of(two).n_plain > 0
+    assert trio.experience_of(three).n_plain == 0
+    assert trio.experience_of(two).costs is trio.experience_of(three).costs is not None
 
 
 @pytest.fixture(scope="module")

@@ -245,7 +245,8 @@ def _draw(plt: Any, fit: Fit, target: Path) -> None:
     axes.set_ylabel("weight of large_ins")
     for i, row in enumerate(surface):
         for j, value in enumerate(row):
-            axes.text(j, i, f"{value:.4g}", ha="center", va="center", fontsize=8)
+            shade = "white" if image.norm(value) > 0.5 else "black"
+            axes.text(j, i, f"{value:.4g}", ha="center", va="center", fontsize=8, color=shade)
     figure.colorbar(image, label="perplexity")
     with replacing(target) as scratch:
         figure.savefig(scratch, format="png", dpi=150)
