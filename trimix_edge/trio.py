@@ -56,31 +56,24 @@ class Trio:
         self._active: tuple[Role, ...] = ()
         self.decode_seconds: dict[Role, float] = {}
         adapters = {role: adapter for role, adapter in (adapters or {}).items() if role in roles}
+        owners = {r: adapters[r].base if r in adapters else r for r in Role if r in roles}
+        _require_files(owners.values(), paths)
         with ExitStack() as stack:
-            owners: dict[Role, LlamaModel] = {}
-            for role in [r for r in Role if r in roles]:
-                owner = adapters[role].base if role in adapters else role
-                if owner not in owners:
-                    if owner not in paths:
-                        raise TrioConfigError(
-                            f"{owner} is needed and has no file: name one with "
-                            f"--{owner.value.replace('_', '-')}, or give it the weight 0"
-                        )
-                    owners[owner] = stack.enter_context(
+            self.lead, sizes, self.n_vocab = _read_vocabularies(stack, paths, owners.values())
+            loaded: dict[Role, LlamaModel] = {}
+            for role, owner in owners.items():
+                if owner not in loaded:
+                    loaded[owner] = stack.enter_context(
                         LlamaModel(
                             paths[owner],
                             gpu_layers=context.gpu_layers.get(owner, -1),
+                            n_vocab=sizes[owner],
                             on_progress=_bind(on_progress, owner),
                         )
                     )
-                self.models[role] = owners[owner]
+                self.models[role] = loaded[owner]
                 self._files[role] = [paths[owner], *(a.path for a in [adapters.get(role)] if a)]
             loras = {role: self.models[role].load_adapter(a.path) for role, a in adapters.items()}
-            self.lead = self._lead_model(stack, paths)
-            named = [NamedVocab(str(role), m.vocab) for role, m in self.models.items()]
-            if self.lead not in self.models.values():
-                named.insert(0, NamedVocab(str(Role.LARGE_INS), self.lead.vocab))
-            self.n_vocab = shared_vocab_size(named)
             n_train = min(m.n_ctx_train for m in self.models.values())
             on_gpu = backend_info().gpu_offload
             self.context = replace(
@@ -94,14 +87,6 @@ class Trio:
                 )
             self._stack = stack.pop_all()
         self._start_order = self._gpu_first()
-
-    def _lead_model(self, stack: ExitStack, paths: Mapping[Role, Path]) -> LlamaModel:
-        loaded = self.models.get(Role.LARGE_INS)
-        if loaded is not None:
-            return loaded
-        if Role.LARGE_INS in paths and paths[Role.LARGE_INS].exists():
-            return stack.enter_context(LlamaModel(paths[Role.LARGE_INS], vocab_only=True))
-        return next(iter(self.models.values()))
 
     @property
     def fingerprints(self) -> dict[Role, str]:
@@ -270,6 +255,38 @@ class Trio:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def _require_files(roles: Collection[Role], paths: Mapping[Role, Path]) -> None:
+    for role in roles:
+        if role not in paths:
+            raise TrioConfigError(
+                f"{role} is needed and has no file: name one with "
+                f"--{role.value.replace('_', '-')}, or give it the weight 0"
+            )
+
+
+def _read_vocabularies(
+    stack: ExitStack, paths: Mapping[Role, Path], needed: Collection[Role]
+) -> tuple[LlamaModel, dict[Role, int], int]:
+    """Compare the vocabularies of all files before the first gigabyte is read, and keep one.
+
+    Returns:
+        The model, without weights, whose vocabulary and chat template count; the size of each
+        file's vocabulary; and how many ids they share.
+    """
+    large = paths.get(Role.LARGE_INS)
+    has_large = large is not None and large.exists()
+    roles = [r for r in Role if r in needed or (r is Role.LARGE_INS and has_large)]
+    with ExitStack() as others:
+        owners = [stack, *(others for _ in roles[1:])]
+        models = [
+            owner.enter_context(LlamaModel(paths[role], vocab_only=True))
+            for owner, role in zip(owners, roles, strict=True)
+        ]
+        sizes = {role: model.vocab.size for role, model in zip(roles, models, strict=True)}
+        named = [NamedVocab(str(role), m.vocab) for role, m in zip(roles, models, strict=True)]
+        return models[0], sizes, shared_vocab_size(named)
 
 
 def _bind(on_progress: LoadProgress | None, role: Role) -> Callable[[float], None] | None:

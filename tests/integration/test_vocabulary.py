@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import llama_cpp
 import numpy as np
 import pytest
 from tiny_models import (
@@ -150,6 +151,25 @@ def test_another_beginning_is_told(
     other = edit_gguf(tiny[Role.SMALL_CPT], tmp_path / "other.gguf", {key: value})
     with pytest.raises(VocabMismatchError, match=what):
         load_with(tiny, Role.SMALL_CPT, other)
+
+
+def test_vocabularies_are_compared_before_weights_are_read(
+    tiny: dict[Role, Path], variant: Callable[..., Path]
+) -> None:
+    loading: list[Role] = []
+    files = {**tiny, Role.SMALL_CPT: variant(another_token)}
+    with pytest.raises(VocabMismatchError):
+        TriMix.load(models=files, on_progress=lambda role, part: loading.append(role))
+    assert not loading
+
+
+def test_one_vocabulary_serves_all_models(trimix: TriMix) -> None:
+    trio = trimix.trio
+    for model in trio.models.values():
+        kind = llama_cpp.llama_vocab_type(model.vocab.pointer)
+        assert kind == llama_cpp.LLAMA_VOCAB_TYPE_NONE
+        assert model.vocab.size == trio.n_vocab
+    assert trio.vocab.detokenize(trio.vocab.tokenize("རྫོང་ཁ")).decode() == "རྫོང་ཁ"
 
 
 def test_ends_may_differ_and_those_of_large_ins_count(

@@ -11,12 +11,13 @@ import math
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from trimix_edge.errors import ModelLoadError
 from trimix_edge.llama.backend import ggml_library
 
-_UINT32, _FLOAT32 = 4, 6  # enum gguf_type
+_UINT32, _FLOAT32, _STRING = 4, 6, 8  # enum gguf_type
 _MAX_LAYERS = 512  # LLAMA_MAX_LAYERS
 
 _FLOATS = frozenset({0, 1, 30})  # enum ggml_type: F32, F16, BF16
@@ -31,13 +32,23 @@ class _InitParams(ctypes.Structure):
     _fields_ = (("no_alloc", ctypes.c_bool), ("ctx", ctypes.c_void_p))
 
 
-def check_header(path: Path) -> frozenset[int]:
+@dataclass(frozen=True)
+class Header:
+    """What must be known of a file before it is loaded.
+
+    Attributes:
+        architecture: llama.cpp's name for it; empty where the file does not say.
+        types: those of its tensors, of ``enum ggml_type``.
+    """
+
+    architecture: str = ""
+    types: frozenset[int] = frozenset()
+
+
+def check_header(path: Path) -> Header:
     """Refuse a file with what would end the process (``gguf_init_from_file``).
 
-    A file that can't be read passes: llama.cpp says what is wrong with it.
-
-    Returns:
-        The types of its tensors, of ``enum ggml_type``.
+    A file that can't be read passes, as an empty header: llama.cpp says what is wrong with it.
 
     Raises:
         ModelLoadError: names the number or the tensor.
@@ -45,16 +56,17 @@ def check_header(path: Path) -> frozenset[int]:
     ggml = _gguf_calls()
     file = ggml.gguf_init_from_file(os.fsencode(path), _InitParams(True, None))
     if not file:
-        return frozenset()
+        return Header()
     try:
         found = next(_nonsense(ggml, file), None)
         n_tensors = ggml.gguf_get_n_tensors(file)
         types = frozenset(ggml.gguf_get_tensor_type(file, i) for i in range(n_tensors))
+        header = Header(_architecture(ggml, file), types)
     finally:
         ggml.gguf_free(file)
     if found is not None:
         raise ModelLoadError(f"{path} is damaged, {found}: download or convert it again")
-    return types
+    return header
 
 
 def _gguf_calls() -> ctypes.CDLL:
@@ -70,12 +82,23 @@ def _gguf_calls() -> ctypes.CDLL:
         ("gguf_get_kv_type", ctypes.c_int),
         ("gguf_get_val_u32", ctypes.c_uint32),
         ("gguf_get_val_f32", ctypes.c_float),
+        ("gguf_get_val_str", ctypes.c_char_p),
         ("gguf_get_tensor_name", ctypes.c_char_p),
         ("gguf_get_tensor_type", ctypes.c_int),
     ):
         function = getattr(ggml, name)
         function.restype, function.argtypes = kind, [pointer, key]
+    ggml.gguf_find_key.restype = key
+    ggml.gguf_find_key.argtypes = [pointer, ctypes.c_char_p]
     return ggml
+
+
+def _architecture(ggml: ctypes.CDLL, file: int) -> str:
+    key = ggml.gguf_find_key(file, b"general.architecture")
+    if key < 0 or ggml.gguf_get_kv_type(file, key) != _STRING:
+        return ""
+    name: bytes = ggml.gguf_get_val_str(file, key)
+    return name.decode(errors="replace")
 
 
 def _nonsense(ggml: ctypes.CDLL, file: int) -> Iterator[str]:

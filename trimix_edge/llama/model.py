@@ -52,6 +52,19 @@ def _check_file(path: Path) -> None:
         )
 
 
+def _without_vocabulary(architecture: str, n_vocab: int) -> Any:
+    """Metadata for llama.cpp to believe instead of the file's (``llama_model_kv_override``)."""
+    overrides = (llama_cpp.llama_model_kv_override * 3)()  # an empty key ends them
+    tokenizer, size, _ = overrides
+    tokenizer.key = b"tokenizer.ggml.model"
+    tokenizer.tag = llama_cpp.LLAMA_KV_OVERRIDE_TYPE_STR
+    tokenizer.value.val_str = b"none"
+    size.key = f"{architecture}.vocab_size".encode()[:127]
+    size.tag = llama_cpp.LLAMA_KV_OVERRIDE_TYPE_INT
+    size.value.val_i64 = n_vocab
+    return overrides
+
+
 class LlamaModel:
     """Owner of a ``llama_model``. Close it, or use it as a context manager, after its contexts.
 
@@ -59,6 +72,8 @@ class LlamaModel:
         path: a GGUF file.
         gpu_layers: layers to put on a GPU, -1 for all; of no effect in a build without GPU.
         vocab_only: read the metadata and the vocabulary, no weights; no context can be made.
+        n_vocab: leave out the vocabulary, which is known to have this many tokens: one of 152k
+            takes 33 MB. Ids mean nothing to the model then, only its logits do.
         on_progress: called with 0.0 to 1.0 while the file loads.
 
     Raises:
@@ -72,36 +87,37 @@ class LlamaModel:
         *,
         gpu_layers: int = -1,
         vocab_only: bool = False,
+        n_vocab: int | None = None,
         on_progress: Callable[[float], None] | None = None,
     ) -> None:
         _check_file(path)
         init_backend()
-        self._types = check_header(path)
+        header = check_header(path)
         self.path = path
         self._pointer: Any = None
-        self._load(gpu_layers, vocab_only, on_progress)
-        try:
-            self._check()
-        except BaseException:
-            self.close()
-            raise
-
-    def _load(
-        self, gpu_layers: int, vocab_only: bool, on_progress: Callable[[float], None] | None
-    ) -> None:
-        def on_part(fraction: float, user_data: ctypes.c_void_p) -> bool:
-            if on_progress is not None:
-                on_progress(fraction)
-            return not interrupted()
-
         params = llama_cpp.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
         params.vocab_only = vocab_only
         params.load_mode = (
             llama_cpp.LLAMA_LOAD_MODE_NONE
-            if is_repacked(self._types)
+            if is_repacked(header.types)
             else llama_cpp.LLAMA_LOAD_MODE_MMAP
         )
+        if n_vocab is not None:
+            params.kv_overrides = _without_vocabulary(header.architecture, n_vocab)
+        self._load(params, on_progress)
+        try:
+            self._check(has_vocabulary=n_vocab is None)
+        except BaseException:
+            self.close()
+            raise
+
+    def _load(self, params: Any, on_progress: Callable[[float], None] | None) -> None:
+        def on_part(fraction: float, user_data: ctypes.c_void_p) -> bool:
+            if on_progress is not None:
+                on_progress(fraction)
+            return not interrupted()
+
         with collected_errors() as errors, deferred_interrupt() as interrupted:
             params.progress_callback = llama_cpp.llama_progress_callback(on_part)
             self._pointer = llama_cpp.llama_model_load_from_file(os.fsencode(self.path), params)
@@ -111,10 +127,11 @@ class LlamaModel:
             why = reason(errors) or "llama.cpp gives no reason"
             raise ModelLoadError(f"{self.path} could not be loaded: {why}")
 
-    def _check(self) -> None:
+    def _check(self, *, has_vocabulary: bool) -> None:
         pointer = self._pointer
         kind = llama_cpp.llama_vocab_type(llama_cpp.llama_model_get_vocab(pointer))
-        if kind == llama_cpp.LLAMA_VOCAB_TYPE_NONE or self.vocab.size == 0:
+        is_none = kind == llama_cpp.LLAMA_VOCAB_TYPE_NONE
+        if (is_none and has_vocabulary) or self.vocab.size == 0:
             raise ModelLoadError(f"{self.path} has no vocabulary: fusion needs a text model")
         not_causal = self.metadata(f"{self.architecture}.attention.causal") == "false"
         pooling = self.metadata(f"{self.architecture}.pooling_type") or "0"
