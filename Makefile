@@ -5,7 +5,8 @@
 #             converter beside llama.cpp's own
 # make parity the converter against llama.cpp's own; needs PyTorch and npm
 #
-# Each of them sets .venv up first. A GPU build of llama.cpp: CMAKE_ARGS=-DGGML_CUDA=on make demo
+# Each of them sets .venv up first. Another build of llama.cpp, after `make clean`:
+# CMAKE_ARGS=-DGGML_CUDA=on make demo, or CC=clang CXX=clang++ make demo
 
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -18,6 +19,9 @@ LLAMA := $(shell grep -o 'llama-cpp-python==[0-9.]*' pyproject.toml)
 
 # Only llama.cpp's library is needed: no multimodal part, no programs, no server.
 LEAN := -DLLAVA_BUILD=OFF $(foreach part,TESTS TOOLS EXAMPLES SERVER APP,-DLLAMA_BUILD_$(part)=OFF)
+
+# pip keeps wheels by name alone: one that was built otherwise must be neither taken nor kept.
+UNCACHED := $(if $(CMAKE_ARGS)$(filter-out default,$(origin CC) $(origin CXX)),--no-cache-dir)
 
 demo: .venv/runtime
 	@$(BIN)/python examples/demo.py
@@ -66,7 +70,7 @@ clean:
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
 		|| { echo "Python 3.10 or newer is needed: make PYTHON=python3.12"; exit 1; }
 	@echo "Installing $(LLAMA): compiles llama.cpp once, about five minutes on two cores"
-	@CMAKE_ARGS="$(LEAN) $${CMAKE_ARGS:-}" $(BIN)/pip install --verbose $(LLAMA) 2>&1 \
+	@CMAKE_ARGS="$(LEAN) $${CMAKE_ARGS:-}" $(BIN)/pip install --verbose $(UNCACHED) $(LLAMA) 2>&1 \
 		| tee .venv/llama.log \
 		| sed -un 's|^ *\[\([0-9]*/[0-9]*\)\].*|  compiled \1|p' \
 		|| { tail -n 30 .venv/llama.log; echo "The whole log: .venv/llama.log"; exit 1; }
