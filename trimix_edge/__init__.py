@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from trimix_edge.chat import Message
     from trimix_edge.config import (
         ContextParams,
+        Draft,
         FusionWeights,
         Plausibility,
         Role,
@@ -26,17 +27,20 @@ if TYPE_CHECKING:
         WeightChoice,
     )
     from trimix_edge.errors import TriMixError
+    from trimix_edge.generation import Generation, GenerationChunk, GenerationOptions
     from trimix_edge.llama import BackendInfo, backend_info
     from trimix_edge.manifest import TrioManifest
     from trimix_edge.scoring import Score, TokenScores
-    from trimix_edge.sequence import FinishReason, Timings
-    from trimix_edge.trimix import Generation, GenerationChunk, GenerationOptions, TriMix
+    from trimix_edge.sequence import DraftCounts, FinishReason, Timings
+    from trimix_edge.trimix import TriMix
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BackendInfo",
     "ContextParams",
+    "Draft",
+    "DraftCounts",
     "FinishReason",
     "FusionWeights",
     "Generation",
@@ -61,6 +65,7 @@ _HOMES = {
     "chat": ("Message",),
     "config": (
         "ContextParams",
+        "Draft",
         "FusionWeights",
         "Plausibility",
         "Role",
@@ -69,11 +74,12 @@ _HOMES = {
         "WeightChoice",
     ),
     "errors": ("TriMixError",),
+    "generation": ("Generation", "GenerationChunk", "GenerationOptions"),
     "llama": ("BackendInfo", "backend_info"),
     "manifest": ("TrioManifest",),
     "scoring": ("Score", "TokenScores"),
-    "sequence": ("FinishReason", "Timings"),
-    "trimix": ("Generation", "GenerationChunk", "GenerationOptions", "TriMix"),
+    "sequence": ("DraftCounts", "FinishReason", "Timings"),
+    "trimix": ("TriMix",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

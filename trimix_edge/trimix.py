@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING
 
 from trimix_edge import prompt_cache
 from trimix_edge.batch_costs import BatchCosts, CostFile, CostProgress, measure
@@ -14,25 +14,18 @@ from trimix_edge.chat import Message, render_chat
 from trimix_edge.config import (
     ContextParams,
     Draft,
-    FusionWeights,
     Plausibility,
     Role,
     RuleChoice,
-    SamplingParams,
     Weights,
 )
-from trimix_edge.engine import Engine, PromptProgress
 from trimix_edge.errors import UsageError
 from trimix_edge.experience import Experience
 from trimix_edge.fusion import FusionRule
-from trimix_edge.llama import Sampler
+from trimix_edge.generation import Generation, GenerationChunk, GenerationOptions, Run
 from trimix_edge.manifest import TrioManifest
 from trimix_edge.rules import DynamicFusion, make_rule, rule_roles
 from trimix_edge.scoring import Score, ScoreProgress, score_tokens
-from trimix_edge.sequence import DraftCounts, FinishReason, Timings
-from trimix_edge.sequence import Sequence as TokenSequence
-from trimix_edge.speculative import Speculation
-from trimix_edge.text import TextStream
 from trimix_edge.trio import LoadProgress, Trio
 
 if TYPE_CHECKING:
@@ -40,80 +33,6 @@ if TYPE_CHECKING:
 
 Prompt = str | Sequence[Message]
 """A text that is continued, or a conversation that goes through the chat template."""
-
-
-@dataclass(frozen=True)
-class GenerationChunk:
-    """What one token adds.
-
-    Attributes:
-        text: whole characters; empty while a character, or a possible stop string, is incomplete.
-        token_id: the token that was added.
-        logprob: nats under the fused distribution, if asked for.
-        finish_reason: given by the last chunk only.
-        weights: those in force, also where they were chosen for this prompt.
-        shares: which model carried the token, if asked for: see :meth:`FusionRule.shares`.
-    """
-
-    text: str
-    token_id: int
-    logprob: float | None = None
-    finish_reason: FinishReason | None = None
-    weights: FusionWeights | None = None
-    shares: Mapping[Role, float] | None = None
-
-
-@dataclass(frozen=True)
-class Generation:
-    """A whole generation: ``text`` and everything that is needed to understand or repeat it.
-
-    Attributes:
-        weights: those in force, also where they were chosen for this prompt; None under a rule
-            whose weights change from token to token.
-        draft: what was guessed, and how much of it was right.
-        n_kept: tokens of the prompt that did not have to be evaluated again.
-        shares: of each token, which model carried it, if asked for.
-    """
-
-    text: str
-    token_ids: list[int]
-    prompt_token_ids: list[int]
-    finish_reason: FinishReason | None
-    weights: FusionWeights | None
-    seed: int
-    timings: Timings
-    draft: DraftCounts
-    n_kept: int
-    shares: list[Mapping[Role, float]] | None = None
-
-
-class GenerationOptions(TypedDict, total=False):
-    """Keyword arguments of ``stream``, ``generate`` and ``chat``; what is absent or None is the
-    manifest's.
-
-    Attributes:
-        chat: send a text through the chat template, as one user turn.
-        max_tokens: at most this many; as many as the context holds if nobody says.
-        stop: the text ends before any of these strings.
-        sampling: greedy if nobody says.
-        weights, rule, plausibility: the roles that they need must be loaded.
-        draft: how many tokens to guess and check at once; the text stays the same.
-        logprobs: fill :attr:`GenerationChunk.logprob`.
-        explain: fill :attr:`GenerationChunk.shares`.
-        on_progress: called with the evaluated and all tokens of the prompt.
-    """
-
-    chat: bool | None
-    max_tokens: int | None
-    stop: Iterable[str] | None
-    sampling: SamplingParams | None
-    weights: Weights | None
-    rule: RuleChoice | None
-    plausibility: Plausibility | None
-    draft: Draft | None
-    logprobs: bool
-    explain: bool
-    on_progress: PromptProgress | None
 
 
 class TriMix:
@@ -214,11 +133,11 @@ class TriMix:
         Raises:
             TriMixError: one of its kinds; see :mod:`trimix_edge.errors`.
         """
-        return _Run(self, prompt, options).stream()
+        return self._run(prompt, options).stream()
 
     def generate(self, prompt: Prompt, **options: Unpack[GenerationOptions]) -> Generation:
         """Continue a prompt to its end; arguments as in :meth:`stream`."""
-        run = _Run(self, prompt, options)
+        run = self._run(prompt, options)
         text = "".join(chunk.text for chunk in run.stream())
         return run.result(text)
 
@@ -343,6 +262,18 @@ class TriMix:
             self.measure_batches()  # now: it needs empty contexts
         prompt_cache.load(path, self.trio.contexts, self._cache_identity)
 
+    def _run(self, prompt: Prompt, options: GenerationOptions) -> Run:
+        rule = self.fusion_rule(
+            options.get("rule"), options.get("weights"), options.get("plausibility")
+        )
+        tokens = self.tokenize(prompt, chat=options.get("chat"))
+        return Run(self.trio, self.manifest, rule, tokens, options, self._experience_for)
+
+    def _experience_for(self, draft: Draft, roles: Collection[Role]) -> Experience:
+        if draft.n_tokens is None:
+            self.measure_batches()
+        return self.experience_of(roles)
+
     @property
     def _cache_identity(self) -> dict[str, object]:
         return {
@@ -359,95 +290,3 @@ class TriMix:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-
-class _Run:
-    """One generation: its settings, its sampler's life, and what it has produced."""
-
-    def __init__(self, trimix: TriMix, prompt: Prompt, options: GenerationOptions) -> None:
-        manifest = trimix.manifest
-        stop = options.get("stop")
-        max_tokens = options.get("max_tokens")
-        if max_tokens is not None and max_tokens < 0:
-            raise UsageError(f"max-tokens is {max_tokens}, it can't be negative")
-        self._trio = trimix.trio
-        self._options = options
-        self._max_tokens = manifest.max_tokens if max_tokens is None else max_tokens
-        self._sampling = options.get("sampling") or manifest.sampling
-        self._text = TextStream(manifest.stop if stop is None else stop)
-        self._rule = trimix.fusion_rule(
-            options.get("rule"), options.get("weights"), options.get("plausibility")
-        )
-        self._sequence = TokenSequence(trimix.tokenize(prompt, chat=options.get("chat")))
-        self._draft = options.get("draft") or manifest.draft
-        self._trimix = trimix
-        self._seed = 0
-        self._shares: list[Mapping[Role, float]] = []
-
-    def stream(self) -> Iterator[GenerationChunk]:
-        trio, text, sequence = self._trio, self._text, self._sequence
-        with Sampler(trio.vocab, trio.n_vocab, self._sampling) as sampler:
-            self._seed = sampler.seed
-            engine = Engine(
-                trio,
-                self._rule,
-                sampler,
-                trio.vocab.is_end,
-                lookahead=self._speculation(sampler),
-                logprobs=self._options.get("logprobs", False),
-                explain=self._options.get("explain", False),
-            )
-            progress = self._options.get("on_progress")
-            for token in engine.generate(sequence, self._max_tokens, progress):
-                shown = text.push(trio.vocab.token_bytes(token.id))
-                if text.stopped:
-                    sequence.finish_reason = "stop"
-                elif sequence.finish_reason is not None:
-                    shown += text.finish()
-                if token.shares is not None:
-                    self._shares.append(token.shares)
-                yield GenerationChunk(
-                    shown,
-                    token.id,
-                    token.logprob,
-                    sequence.finish_reason,
-                    self._rule.weights,
-                    token.shares,
-                )
-                if text.stopped:
-                    break
-
-    def _speculation(self, sampler: Sampler) -> Speculation | None:
-        if self._draft.n_tokens == 0 or self._max_tokens in (0, 1):
-            return None
-        if self._draft.n_tokens is None:
-            self._trimix.measure_batches()
-        elif self._draft.n_tokens >= self._trio.n_batch:
-            raise UsageError(
-                f"draft is {self._draft.n_tokens}, but a batch of {self._trio.n_batch} tokens has "
-                f"no room for it: lower --draft or raise --batch"
-            )
-        trio = self._trio
-        return Speculation(
-            trio,
-            sampler,
-            trio.vocab.is_end,
-            trio.n_vocab,
-            self._draft,
-            self._trimix.experience_of(self._rule.needs),
-        )
-
-    def result(self, text: str) -> Generation:
-        sequence = self._sequence
-        return Generation(
-            text=text,
-            token_ids=sequence.generated,
-            prompt_token_ids=sequence.prompt,
-            finish_reason=sequence.finish_reason,
-            weights=self._rule.weights,
-            seed=self._seed,
-            timings=sequence.timings,
-            draft=sequence.draft,
-            n_kept=sequence.n_kept,
-            shares=self._shares if self._options.get("explain") else None,
-        )

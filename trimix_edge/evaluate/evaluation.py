@@ -16,7 +16,8 @@ from trimix_edge.evaluate.results import REPORT, REPORT_TEXT, ResultsFolder
 from trimix_edge.evaluate.run import Note, predict
 from trimix_edge.evaluate.show import markdown
 from trimix_edge.evaluate.systems import System
-from trimix_edge.trimix import Generation, TriMix
+from trimix_edge.generation import Generation
+from trimix_edge.trimix import TriMix
 
 
 class TrioAnswerer:

@@ -24,7 +24,7 @@ from trimix_edge.manifest import TrioManifest
 from trimix_edge.rules import rule_roles
 
 if TYPE_CHECKING:
-    from trimix_edge.trimix import Generation
+    from trimix_edge.generation import Generation
 
 
 @dataclass(frozen=True)
