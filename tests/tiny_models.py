@@ -236,3 +236,13 @@ def edit_gguf(
     writer.write_tensors_to_file()
     writer.close()
     return target
+
+
+def retyped(source: Path, target: Path, tensor: bytes, kind: int) -> Path:
+    """A copy in which a tensor claims another type: name, dimensions and sizes come before it."""
+    data = bytearray(source.read_bytes())
+    at = data.index(tensor) + len(tensor)
+    at += 4 + 8 * data[at]
+    data[at] = kind
+    target.write_bytes(data)
+    return target

@@ -264,12 +264,13 @@ def _shared_start(trimix: TriMix, measured: dict[str, Measured], n: int) -> floa
     trio = trimix.trio
     weights = max((run.case.weights for run in measured.values()), key=lambda w: len(w.roles))
     rng = np.random.default_rng(0)
+    n_ids = min(trio.n_vocab, 256)
     ratios: list[float] = []
     spent = 0.0
     trio.start(trio.roles)  # forgets what was read before, which may begin like the first prompt
     while len(ratios) < 3 and spent < 10.0:
-        first = rng.integers(0, min(trio.n_vocab, 256), n).tolist()
-        second = [*first[: n * 9 // 10], *rng.integers(0, 256, n - n * 9 // 10).tolist()]
+        first = rng.integers(0, n_ids, n).tolist()
+        second = [*first[: n * 9 // 10], *rng.integers(0, n_ids, n - n * 9 // 10).tolist()]
         seconds = []
         for prompt in (first, second):
             sequence = TokenSequence(prompt)

@@ -154,6 +154,7 @@ class Run:
                 explain=self._options.get("explain", False),
             )
             progress = self._options.get("on_progress")
+            n_begun = trio.n_begun + 1  # the engine begins a sequence with its first token
             for token in engine.generate(sequence, self._max_tokens, progress):
                 shown = text.push(trio.vocab.token_bytes(token.id))
                 if text.stopped:
@@ -172,6 +173,11 @@ class Run:
                 )
                 if text.stopped:
                     break
+                if sequence.finish_reason is None and trio.n_begun != n_begun:
+                    raise UsageError(
+                        "the trio was used for something else before this stream ended: its "
+                        "models have forgotten the text"
+                    )
 
     def _speculation(self, sampler: Sampler) -> Speculation | None:
         trio, n_draft = self._trio, self._draft.n_tokens

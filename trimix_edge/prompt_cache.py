@@ -67,17 +67,18 @@ def save(path: Path, contexts: Mapping[Role, Context], identity: Mapping[str, ob
 
 
 def load(path: Path, contexts: Mapping[Role, Context], identity: Mapping[str, object]) -> None:
-    """Put the contexts into the state that a file holds; those it does not know stay empty.
+    """Put the contexts into the state that a file holds; those it does not know stay as they are.
 
     Raises:
         PromptCacheError: there is no such file, it is no such file, not whole, of other models or
-            settings, or too long for these contexts. All contexts are as they were.
+            settings, or too long for these contexts, which are then as they were; or llama.cpp
+            itself refuses a state, and that context is empty.
     """
     try:
         with path.open("rb") as file:
             head = _read_head(file, path, identity)
             entries = _entries(head, path, contexts)
-            _check_digest(file, path)
+            _check_digest(file, path, sum(n_bytes for _, _, n_bytes in entries))
             for role, tokens, state in _states(file, entries):
                 contexts[role].restore(state, tokens)
     except OSError as error:
@@ -87,7 +88,7 @@ def load(path: Path, contexts: Mapping[Role, Context], identity: Mapping[str, ob
 def _read_head(file: BinaryIO, path: Path, identity: Mapping[str, object]) -> dict[str, Any]:
     try:
         head = json.loads(file.readline(_MAX_HEAD))
-    except ValueError:
+    except (ValueError, RecursionError):
         head = None
     if not isinstance(head, dict) or head.get("magic") != _MAGIC:
         raise PromptCacheError(f"{path} is no prompt cache, or of another version")
@@ -108,7 +109,7 @@ def _entries(head: dict[str, Any], path: Path, contexts: Mapping[Role, Context])
     try:
         for name, entry in head["contexts"].items():
             tokens, n_bytes = entry["tokens"], entry["n_bytes"]
-            if not all(isinstance(token, int) for token in tokens) or n_bytes < 0:
+            if not all(type(number) is int and number >= 0 for number in (*tokens, n_bytes)):
                 raise ValueError
             entries.append((Role(name), tokens, n_bytes))
     except (KeyError, TypeError, ValueError, AttributeError):
@@ -124,12 +125,15 @@ def _entries(head: dict[str, Any], path: Path, contexts: Mapping[Role, Context])
     return entries
 
 
-def _check_digest(file: BinaryIO, path: Path) -> None:
-    """Compare the digest at the end of the file, and go back to where the head ended."""
+def _check_digest(file: BinaryIO, path: Path, n_bytes: int) -> None:
+    """Compare the length of the file, with states of ``n_bytes`` in all, and the digest at its end,
+    and go back to where the head ended."""
     after_head = file.tell()
     size = file.seek(0, 2)
     digest = hashlib.sha256()
     left = size - digest.digest_size
+    if left != after_head + n_bytes:
+        raise PromptCacheError(f"prompt cache {path} is damaged, or was cut short")
     file.seek(0)
     while left > 0 and (piece := file.read(min(left, _PIECE))):
         digest.update(piece)

@@ -23,6 +23,7 @@ from trimix_edge.errors import UsageError
 from trimix_edge.experience import Experience
 from trimix_edge.fusion import FusionRule
 from trimix_edge.generation import Generation, GenerationChunk, GenerationOptions, Run
+from trimix_edge.llama import backend_info
 from trimix_edge.manifest import TrioManifest
 from trimix_edge.rules import DynamicFusion, make_rule, rule_roles
 from trimix_edge.scoring import Score, ScoreProgress, score_tokens
@@ -36,7 +37,8 @@ Prompt = str | Sequence[Message]
 
 
 class TriMix:
-    """A loaded trio. Use it as a context manager, from one thread at a time.
+    """A loaded trio. Use it as a context manager, from one thread at a time, and let a stream end
+    before the next call: a stream that was overtaken raises a :class:`UsageError`.
 
     >>> with TriMix.load("dzongkha") as trimix:
     ...     for chunk in trimix.stream("Save the file."):
@@ -256,10 +258,11 @@ class TriMix:
         """Take up what :meth:`save_prompt_cache` has kept; of use to prompts that begin like it.
 
         Raises:
-            PromptCacheError: it can't be used; nothing has changed.
+            PromptCacheError: it can't be used. What the models had read may be forgotten.
         """
         if self.manifest.draft.n_tokens is None:
             self.measure_batches()  # now: it needs empty contexts
+        self.trio.start(())
         prompt_cache.load(path, self.trio.contexts, self._cache_identity)
 
     def _run(self, prompt: Prompt, options: GenerationOptions) -> Run:
@@ -278,7 +281,10 @@ class TriMix:
     def _cache_identity(self) -> dict[str, object]:
         return {
             "models": {str(role): of for role, of in self.trio.fingerprints.items()},
-            "settings": {"kv_type": self.trio.context.kv_type},
+            "settings": {
+                "kv_type": self.trio.context.kv_type,
+                "llama_cpp_python": backend_info().llama_cpp_python,
+            },
         }
 
     def close(self) -> None:

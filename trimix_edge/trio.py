@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
@@ -37,6 +38,10 @@ class Trio:
         context: as given by the user; its zeros get their meaning here.
         adapters: roles made of another role's weights, which are then in memory once.
 
+    Attributes:
+        n_begun: sequences that were begun: one that is interrupted by another can tell.
+        decode_seconds: of the present sequence, by role.
+
     Raises:
         TrioConfigError: a needed role has no file.
         ModelLoadError, VocabMismatchError, ContextError: see there.
@@ -54,6 +59,7 @@ class Trio:
         self._contexts: dict[Role, LlamaContext] = {}
         self._files: dict[Role, list[Path]] = {}
         self._active: tuple[Role, ...] = ()
+        self.n_begun = 0
         self.decode_seconds: dict[Role, float] = {}
         adapters = {role: adapter for role, adapter in (adapters or {}).items() if role in roles}
         owners = {r: adapters[r].base if r in adapters else r for r in Role if r in roles}
@@ -121,6 +127,7 @@ class Trio:
             "machine": [platform.node(), platform.machine(), info.physical_cores, info.features],
             "devices": info.devices,
             "threads": self.context.n_threads or info.physical_cores,
+            "rows": min(self.max_rows, self.n_ctx),
             "gpu_layers": {str(role): n for role, n in self.context.gpu_layers.items()},
             "kv_type": self.context.kv_type,
         }
@@ -160,11 +167,6 @@ class Trio:
         """Rows of logits that one decode may ask for."""
         return min(MAX_ROWS, self.n_batch)
 
-    @property
-    def n_past(self) -> int:
-        """Tokens that the contexts of all active roles hold."""
-        return min((self._contexts[role].n_past for role in self._active), default=0)
-
     def start(self, roles: Collection[Role], prompt: Sequence[int] = ()) -> int:
         """Begin a sequence that only these roles, all of them loaded, will follow.
 
@@ -178,6 +180,7 @@ class Trio:
         missing = [str(r) for r in roles if r not in self._contexts]
         if missing:
             raise TrioConfigError(f"{', '.join(missing)}: needed here, but not loaded")
+        self.n_begun += 1
         self._active = tuple(r for r in self._start_order if r in roles)
         self.decode_seconds = dict.fromkeys(self._active, 0.0)
         kept = min(
@@ -246,6 +249,7 @@ class Trio:
 
     def close(self) -> None:
         """Free contexts, then models; safe to call again."""
+        self.n_begun += 1
         self._stack.close()
         self._contexts.clear()
         self.models.clear()
@@ -275,9 +279,11 @@ def _read_vocabularies(
         The model, without weights, whose vocabulary and chat template count; the size of each
         file's vocabulary; and how many ids they share.
     """
+    wanted = set(needed)
     large = paths.get(Role.LARGE_INS)
-    has_large = large is not None and large.exists()
-    roles = [r for r in Role if r in needed or (r is Role.LARGE_INS and has_large)]
+    if large is not None and os.path.exists(large):  # noqa: PTH110, as it never raises
+        wanted.add(Role.LARGE_INS)
+    roles = [role for role in Role if role in wanted]
     with ExitStack() as others:
         owners = [stack, *(others for _ in roles[1:])]
         models = [

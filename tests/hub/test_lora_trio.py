@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gguf import GGUFReader
 from hub.tiny import WIDE, adapter
-from tiny_models import SMALL, random_tensors, write_checkpoint
+from tiny_models import SMALL, random_tensors, retyped, write_checkpoint
 
 from trimix_edge import FusionWeights, Role, TriMix, TrioManifest
 from trimix_edge.cli import run
@@ -125,3 +126,16 @@ def test_files_that_are_no_adapter_for_the_model(folder: Path, tmp_path: Path) -
 def test_generate_with_an_adapter(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert run(["generate", str(folder / "lora.toml"), "the file", "-n", "4", "--json"]) == 0
     assert '"token_ids"' in capfd.readouterr().out
+
+
+def test_an_adapter_of_a_type_that_is_no_weight_is_refused(folder: Path, tmp_path: Path) -> None:
+    """It would end the process."""
+    i32 = 26
+    source = folder / "adapter.gguf"
+    name = next(t.name for t in GGUFReader(source).tensors if t.name.endswith(".lora_a"))
+    retyped(source, tmp_path / "adapter.gguf", name.encode(), i32)
+    for model in ("large_ins.gguf", "small_base.gguf"):
+        (tmp_path / model).symlink_to(folder / model)
+    (tmp_path / "trio.toml").write_text(FILES + LORA)
+    with pytest.raises(ModelLoadError, match=rf"lora_a is of type {i32}"):
+        TriMix.load(tmp_path, weights=WEIGHTS)

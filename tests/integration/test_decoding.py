@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import signal
+import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import llama_cpp
@@ -13,7 +16,7 @@ from plain_llama import PlainLlama
 from tiny_models import N_VOCAB, WORDS
 
 from trimix_edge import ContextParams, FusionWeights, Role, TriMix
-from trimix_edge.errors import ContextError, DecodeError
+from trimix_edge.errors import ContextError, DecodeError, UsageError
 from trimix_edge.llama import LlamaContext, LlamaModel
 from trimix_edge.llama.context import MAX_ROWS
 from trimix_edge.trio import Trio
@@ -179,7 +182,75 @@ def test_an_abandoned_generation_leaves_nothing_behind(trimix: TriMix) -> None:
     assert trimix.generate(PROMPTS[0], max_tokens=10).token_ids == expected
 
 
-def test_closing_twice_is_harmless(tiny: dict[Role, Path]) -> None:
+def test_a_stream_that_another_call_overtook_says_so(trimix: TriMix) -> None:
+    stream = trimix.stream(PROMPTS[0], max_tokens=10)
+    next(stream)
+    trimix.score(PROMPTS[3])
+    with pytest.raises(UsageError, match="before this stream ended"):
+        next(stream)
+
+
+def test_a_stream_that_has_ended_is_not_overtaken(trimix: TriMix) -> None:
+    stream = trimix.stream(PROMPTS[0], max_tokens=2)
+    assert [next(stream).finish_reason, next(stream).finish_reason] == [None, "length"]
+    trimix.generate(PROMPTS[1], max_tokens=1)
+    assert list(stream) == []
+
+
+def test_what_is_used_after_closing_says_so(tiny: dict[Role, Path]) -> None:
     trimix = TriMix.load(models=tiny)
+    vocab, lead = trimix.trio.vocab, trimix.trio.lead
+    stream = trimix.stream(PROMPTS[0], max_tokens=10)
+    next(stream)
     trimix.close()
     trimix.close()
+    for use in (
+        lambda: next(stream),
+        lambda: trimix.generate(PROMPTS[0]),
+        lambda: vocab.token_bytes(200),
+        lambda: lead.n_ctx_train,
+    ):
+        with pytest.raises(UsageError):
+            use()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends a signal to itself")
+def test_an_interrupt_that_a_handler_swallows_is_an_error_all_the_same(
+    context: LlamaContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As under asyncio, whose handler raises nothing; and too late for llama.cpp to stop."""
+    context.decode(TOKENS[:5])
+    decode = context._decode_batch
+
+    def decode_and_interrupt() -> int:
+        code = decode()
+        signal.raise_signal(signal.SIGINT)
+        return code
+
+    monkeypatch.setattr(context, "_decode_batch", decode_and_interrupt)
+    previous = signal.signal(signal.SIGINT, lambda number, frame: None)
+    try:
+        with pytest.raises(DecodeError, match="code 2"):
+            context.decode(TOKENS[5:9], abortable=True)
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    assert context.tokens == TOKENS[:5]
+    monkeypatch.undo()
+    context.decode(TOKENS[5:9])
+    assert context.n_past == 9
+
+
+def test_an_error_while_loading_reaches_the_caller(tiny: dict[Role, Path]) -> None:
+    def stumble(role: Role, part: float) -> None:
+        raise RuntimeError("the caller's own")
+
+    with pytest.raises(RuntimeError, match="the caller's own"):
+        TriMix.load(models=tiny, on_progress=stumble)
+
+
+def test_costs_of_another_batch_size_are_not_taken(tiny: dict[Role, Path]) -> None:
+    def conditions(n_batch: int) -> dict[str, object]:
+        with Trio(tiny, [Role.SMALL_CPT], replace(EXACT, n_batch=n_batch)) as trio:
+            return trio.conditions
+
+    assert conditions(1) != conditions(64) == conditions(128)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from gguf import GGUFReader
-from tiny_models import edit_gguf
+from tiny_models import edit_gguf, retyped
 
 from trimix_edge import Role
 
@@ -85,16 +85,6 @@ def damaged(source: Path, folder: Path) -> list[Path]:
     return paths
 
 
-def retyped(source: Path, target: Path, tensor: bytes, kind: int) -> Path:
-    """A copy in which a tensor claims another type: name, dimensions and sizes come before it."""
-    data = bytearray(source.read_bytes())
-    at = data.index(tensor) + len(tensor)
-    at += 4 + 8 * data[at]
-    data[at] = kind
-    target.write_bytes(data)
-    return target
-
-
 LIES: dict[str, dict[str, Any]] = {
     "no_heads": {"llama.attention.head_count": 0},
     "no_kv_heads": {"llama.attention.head_count_kv": 0},
@@ -114,6 +104,10 @@ LIES: dict[str, dict[str, Any]] = {
     "epsilon": {"llama.attention.layer_norm_rms_epsilon": -1.0},
     "template": {"tokenizer.chat_template": "{{ ''.__class__ }}"},
     "not_a_number": {"llama.attention.key_length": "wide"},
+    "many_experts": {"llama.expert_count": 9999},
+    "used_experts": {"llama.expert_used_count": 3},
+    "more_layers": {"llama.nextn_predict_layers": 99},
+    "rope_scaling": {"llama.rope.scaling.type": "sideways"},
 }
 
 
@@ -158,5 +152,9 @@ def test_no_file_that_lies_takes_the_process_down(tiny: dict[Role, Path], tmp_pa
     assert not {name: told for name, told in results.items() if told.startswith("CRASH")}
     assert "llama.block_count is 0" in results["no_layers"]
     assert "layer_norm_rms_epsilon is -1" in results["epsilon"]
+    assert "expert_count is 9999" in results["many_experts"]
+    assert "expert_used_count is 3, of 0 in all" in results["used_experts"]
+    assert "nextn_predict_layers is 99" in results["more_layers"]
+    assert "rope.scaling.type is 'sideways'" in results["rope_scaling"]
     assert "attn_q.weight is of type 26" in results["integer_matrix"]
     assert "output_norm.weight is of type 8" in results["packed_norm"]

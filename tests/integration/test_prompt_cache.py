@@ -128,14 +128,38 @@ def test_a_whole_file_with_a_state_that_llama_cpp_refuses_is_told(
 ) -> None:
     head, _, rest = cache.partition(b"\n")
     told = json.loads(head)
-    for entry in told["contexts"].values():
-        entry["n_bytes"] = 0
-    forged = json.dumps(told).encode() + b"\n" + rest[:-32]
+    entries = list(told["contexts"].values())
+    entries[0]["n_bytes"] += 8
+    entries[1]["n_bytes"] -= 8
     path = tmp_path / "forged"
-    path.write_bytes(forged + hashlib.sha256(forged).digest())
+    path.write_bytes(signed(json.dumps(told).encode() + b"\n" + rest[:-32]))
     with pytest.raises(PromptCacheError, match="refuses"):
         fresh.load_prompt_cache(path)
     assert fresh.generate(" the", max_tokens=2).token_ids
+
+
+def signed(text: bytes) -> bytes:
+    return text + hashlib.sha256(text).digest()
+
+
+@pytest.mark.parametrize("n_bytes", [1.5, True, "8", -1, 10**18, 10**30])
+def test_a_whole_file_with_an_impossible_length_is_refused(
+    fresh: TriMix, cache: bytes, tmp_path: Path, n_bytes: object
+) -> None:
+    head, _, rest = cache.partition(b"\n")
+    told = json.loads(head)
+    next(iter(told["contexts"].values()))["n_bytes"] = n_bytes
+    path = tmp_path / "forged"
+    path.write_bytes(signed(json.dumps(told).encode() + b"\n" + rest[:-32]))
+    with pytest.raises(PromptCacheError, match="is damaged"):
+        fresh.load_prompt_cache(path)
+
+
+def test_a_head_that_nests_without_end_is_refused(fresh: TriMix, tmp_path: Path) -> None:
+    path = tmp_path / "nested"
+    path.write_bytes(signed(b"[" * 200_000 + b"\n"))
+    with pytest.raises(PromptCacheError, match="is no prompt cache"):
+        fresh.load_prompt_cache(path)
 
 
 def test_a_missing_file_and_one_that_cant_be_written_are_told(

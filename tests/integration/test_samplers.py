@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from plain_llama import PlainLlama
 from tiny_models import N_VOCAB
@@ -180,6 +181,19 @@ def test_a_bad_grammar_is_one_line(
         trimix.generate(PROMPT, max_tokens=5, sampling=SamplingParams(grammar=grammar))
     assert "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("grammar", ["root ::= " + "(" * 30_000 + '"a"' + ")" * 30_000, "\ud800"])
+def test_a_grammar_that_would_end_the_process_is_refused(trimix: TriMix, grammar: str) -> None:
+    with pytest.raises(GrammarError, match=r"are open at once|not valid Unicode"):
+        trimix.generate("a", sampling=SamplingParams(grammar=grammar))
+
+
+def test_the_longest_window_takes_no_gigabytes(trimix: TriMix) -> None:
+    before = psutil.Process().memory_info().vms
+    long = SamplingParams(repeat_last_n=2**31 - 1, repeat_penalty=1.1)
+    with Sampler(trimix.trio.vocab, trimix.trio.n_vocab, long):
+        assert psutil.Process().memory_info().vms - before < 1 << 30
 
 
 def test_nothing_finite_to_choose_from_is_told(trimix: TriMix) -> None:

@@ -22,7 +22,7 @@ from tiny_models import (
 )
 
 from trimix_edge import ContextParams, FusionWeights, Role, TriMix
-from trimix_edge.errors import PromptError, VocabMismatchError
+from trimix_edge.errors import PromptError, UsageError, VocabMismatchError
 from trimix_edge.llama import LlamaModel, Vocab
 
 EXACT = ContextParams(n_ctx=256, kv_type="f32", n_threads=1)
@@ -51,7 +51,7 @@ def test_padding_at_the_end_is_cut(
     padded = write_gguf(tmp_path, "padded", shape, tensors)
     expected = trimix.generate(" save the file", max_tokens=20, weights=WEIGHTS)
     with load_with(tiny, role, padded) as loaded:
-        assert loaded.trio.models[role].vocab.size == N_VOCAB + 16
+        assert loaded.trio.models[role].n_vocab == N_VOCAB + 16
         assert loaded.trio.n_vocab == N_VOCAB
         assert loaded.generate(" save the file", max_tokens=20).token_ids == expected.token_ids
 
@@ -166,9 +166,11 @@ def test_vocabularies_are_compared_before_weights_are_read(
 def test_one_vocabulary_serves_all_models(trimix: TriMix) -> None:
     trio = trimix.trio
     for model in trio.models.values():
-        kind = llama_cpp.llama_vocab_type(model.vocab.pointer)
-        assert kind == llama_cpp.LLAMA_VOCAB_TYPE_NONE
-        assert model.vocab.size == trio.n_vocab
+        vocab = llama_cpp.llama_model_get_vocab(model.pointer)
+        assert llama_cpp.llama_vocab_type(vocab) == llama_cpp.LLAMA_VOCAB_TYPE_NONE
+        assert model.n_vocab == trio.n_vocab
+        with pytest.raises(UsageError, match="without its vocabulary"):
+            model.vocab.tokenize("a")
     assert trio.vocab.detokenize(trio.vocab.tokenize("རྫོང་ཁ")).decode() == "རྫོང་ཁ"
 
 

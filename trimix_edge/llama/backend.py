@@ -24,6 +24,8 @@ log.addHandler(logging.NullHandler())  # silent unless the application sets logg
 
 _LEVELS = {1: logging.DEBUG, 2: logging.INFO, 3: logging.WARNING, 4: logging.ERROR}
 _CONTINUED = 5
+_EXPECTED = "dummy tokens"
+"""A warning about every model that is loaded without its vocabulary."""
 
 _REPACKED = frozenset({2, 10, 12, 20, 39})  # enum ggml_type: Q4_0, Q2_K, Q4_K, IQ4_NL, MXFP4
 _REPACKED_ON_ARM = frozenset({8, 13, 14})  # Q8_0, Q5_K, Q6_K
@@ -47,7 +49,7 @@ class _LogSink:
 
     def _flush(self) -> None:
         line, self._pending = self._pending.strip(), ""
-        if line:
+        if line and not line.endswith(_EXPECTED):
             log.log(self._level, line)
             if self._level >= logging.WARNING:
                 del self.errors[:-7]

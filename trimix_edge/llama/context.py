@@ -25,7 +25,7 @@ MAX_ROWS = 32
 """Rows of logits that one decode may ask for. llama.cpp reserves memory for them: at Qwen2.5's
 vocabulary of 152k, a row for each token of a batch of 512 would take 300 MB."""
 
-_NO_ROOM = 1
+_NO_ROOM, _ABORTED = 1, 2  # what llama_decode returns
 _KV_BYTES = {
     "f32": 4.0,
     "f16": 2.0,
@@ -62,7 +62,7 @@ class LlamaContext:
         self._pointer: Any = None
         self._model = model
         self._name = name
-        self._n_vocab = model.vocab.size
+        self._n_vocab = model.n_vocab
         self._views: dict[tuple[int, int], npt.NDArray[np.float32]] = {}
         self._n_rows = 0
         self.tokens: list[int] = []
@@ -79,6 +79,8 @@ class LlamaContext:
 
     def _check_memory(self, params: ContextParams) -> None:
         """Refuse what does not fit: Linux hands out memory it lacks, and then kills the process."""
+        if self._model.is_offloaded:  # into the card's memory, which its driver watches
+            return
         kv_bytes = self.n_kv_bytes
         available = psutil.virtual_memory().available
         if kv_bytes > available:
@@ -100,8 +102,11 @@ class LlamaContext:
             c.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
         c.swa_full = True  # a window of keys could not be cut back to an earlier token
         c.no_perf = True
-        with collected_errors() as errors:
+        with collected_errors() as errors, deferred_interrupt() as interrupted:
             self._pointer = llama_cpp.llama_init_from_model(self._model.pointer, c)
+            if self._pointer and interrupted():
+                llama_cpp.llama_free(self._pointer)
+                self._pointer = None
         if not self._pointer:
             raise ContextError(
                 f"{self._name}: llama.cpp could not make a context of {params.n_ctx} tokens "
@@ -190,8 +195,9 @@ class LlamaContext:
                 code = self._decode_batch()
             finally:
                 llama_cpp.llama_set_abort_callback(self._pointer, self._never_abort, None)
-            if interrupted():
+            if interrupted():  # perhaps too late to stop it, and perhaps nobody raises
                 self.truncate(self.n_past)
+                code = code or _ABORTED
         return code
 
     def logits(self) -> npt.NDArray[np.float32]:

@@ -1,7 +1,7 @@
 """A look at a file's metadata with ggml's own reader, before llama.cpp believes it.
 
 llama.cpp answers most nonsense with an error, and some with ``abort()`` or a crash, which ends the
-process. The numbers and types that lead there whatever the architecture are checked here.
+process. The numbers and types that are known to lead there are checked here.
 """
 
 from __future__ import annotations
@@ -18,12 +18,16 @@ from trimix_edge.errors import ModelLoadError
 from trimix_edge.llama.backend import ggml_library
 
 _UINT32, _FLOAT32, _STRING = 4, 6, 8  # enum gguf_type
-_MAX_LAYERS = 512  # LLAMA_MAX_LAYERS
+_MAX_LAYERS, _MAX_EXPERTS = 512, 512  # LLAMA_MAX_LAYERS, LLAMA_MAX_EXPERTS
+_ROPE_SCALINGS = ("none", "linear", "yarn", "longrope")
 
-_FLOATS = frozenset({0, 1, 30})  # enum ggml_type: F32, F16, BF16
+_F32 = 0  # enum ggml_type
+_FLOATS = frozenset({_F32, 1, 30})  # F32, F16, BF16
 _NO_WEIGHTS = frozenset({9, 15, *range(24, 29)})  # Q8_1, Q8_K, integers and F64
 _VECTOR = re.compile(r"(norm\.weight|\.bias)$")
-_MATRIX = re.compile(r"(token_embd|output|attn_(q|k|v|qkv|output)|ffn_(gate|up|down))\.weight$")
+_MATRIX = re.compile(
+    r"((token_embd|output|attn_(q|k|v|qkv|output)|ffn_(gate|up|down))\.weight|\.lora_[ab])$"
+)
 
 
 class _InitParams(ctypes.Structure):
@@ -61,7 +65,7 @@ def check_header(path: Path) -> Header:
         found = next(_nonsense(ggml, file), None)
         n_tensors = ggml.gguf_get_n_tensors(file)
         types = frozenset(ggml.gguf_get_tensor_type(file, i) for i in range(n_tensors))
-        header = Header(_architecture(ggml, file), types)
+        header = Header(_text(ggml, file, "general.architecture"), types)
     finally:
         ggml.gguf_free(file)
     if found is not None:
@@ -93,16 +97,18 @@ def _gguf_calls() -> ctypes.CDLL:
     return ggml
 
 
-def _architecture(ggml: ctypes.CDLL, file: int) -> str:
-    key = ggml.gguf_find_key(file, b"general.architecture")
-    if key < 0 or ggml.gguf_get_kv_type(file, key) != _STRING:
+def _text(ggml: ctypes.CDLL, file: int, key: str) -> str:
+    """A value of the metadata; empty where there is none, or no text."""
+    i = ggml.gguf_find_key(file, key.encode())
+    if i < 0 or ggml.gguf_get_kv_type(file, i) != _STRING:
         return ""
-    name: bytes = ggml.gguf_get_val_str(file, key)
-    return name.decode(errors="replace")
+    value: bytes = ggml.gguf_get_val_str(file, i)
+    return value.decode(errors="replace")
 
 
 def _nonsense(ggml: ctypes.CDLL, file: int) -> Iterator[str]:
     """What can't be, in words."""
+    numbers: dict[str, float] = {}
     for i in range(ggml.gguf_get_n_kv(file)):
         name = ggml.gguf_get_key(file, i).decode(errors="replace")
         kind = ggml.gguf_get_kv_type(file, i)
@@ -113,11 +119,23 @@ def _nonsense(ggml: ctypes.CDLL, file: int) -> Iterator[str]:
             value = ggml.gguf_get_val_f32(file, i)
         if not _is_sane(name, kind, value):
             yield f"{name} is {value:g}"
+        numbers[name.rpartition(".")[2]] = value
+    for part, whole in (
+        ("expert_used_count", "expert_count"),
+        ("nextn_predict_layers", "block_count"),
+    ):
+        if numbers.get(part, 0) > numbers.get(whole, 0):
+            yield f"{part} is {numbers[part]:g}, of {numbers.get(whole, 0):g} in all"
+    scaling = _text(ggml, file, f"{_text(ggml, file, 'general.architecture')}.rope.scaling.type")
+    if scaling and scaling not in _ROPE_SCALINGS:
+        yield f"rope.scaling.type is {scaling!r}"
     for i in range(ggml.gguf_get_n_tensors(file)):
         name = ggml.gguf_get_tensor_name(file, i).decode(errors="replace")
         kind = ggml.gguf_get_tensor_type(file, i)
-        if (_VECTOR.search(name) and kind not in _FLOATS) or (
-            _MATRIX.search(name) and kind in _NO_WEIGHTS
+        if (
+            (_VECTOR.search(name) and kind not in _FLOATS)
+            or (_MATRIX.search(name) and kind in _NO_WEIGHTS)
+            or (name == "rope_freqs.weight" and kind != _F32)
         ):
             yield f"the tensor {name} is of type {kind}"
 
@@ -125,6 +143,8 @@ def _nonsense(ggml: ctypes.CDLL, file: int) -> Iterator[str]:
 def _is_sane(name: str, kind: int, value: float) -> bool:
     if kind == _UINT32 and name.endswith(".block_count"):
         return 0 < value <= _MAX_LAYERS
+    if kind == _UINT32 and name.endswith(".expert_count"):
+        return value <= _MAX_EXPERTS
     if kind == _UINT32 and name.endswith(("_count", "_length", "_count_kv")):
         return value < 2**31  # beyond it, products of sizes wrap around
     if kind == _FLOAT32 and name.endswith("epsilon"):

@@ -12,7 +12,7 @@ from typing import Any
 
 import llama_cpp
 
-from trimix_edge.errors import ModelLoadError
+from trimix_edge.errors import ModelLoadError, UsageError
 from trimix_edge.llama.backend import (
     collected_errors,
     deferred_interrupt,
@@ -94,6 +94,8 @@ class LlamaModel:
         init_backend()
         header = check_header(path)
         self.path = path
+        self.is_offloaded = gpu_layers != 0 and bool(llama_cpp.llama_supports_gpu_offload())
+        self._has_vocabulary = n_vocab is None
         self._pointer: Any = None
         params = llama_cpp.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
@@ -107,31 +109,38 @@ class LlamaModel:
             params.kv_overrides = _without_vocabulary(header.architecture, n_vocab)
         self._load(params, on_progress)
         try:
-            self._check(has_vocabulary=n_vocab is None)
+            self._check()
         except BaseException:
             self.close()
             raise
 
     def _load(self, params: Any, on_progress: Callable[[float], None] | None) -> None:
+        failed: list[BaseException] = []
+
         def on_part(fraction: float, user_data: ctypes.c_void_p) -> bool:
-            if on_progress is not None:
-                on_progress(fraction)
-            return not interrupted()
+            try:
+                if on_progress is not None:
+                    on_progress(fraction)
+            except BaseException as error:  # llama.cpp's frames would swallow it
+                failed.append(error)
+            return not failed and not interrupted()
 
         with collected_errors() as errors, deferred_interrupt() as interrupted:
             params.progress_callback = llama_cpp.llama_progress_callback(on_part)
             self._pointer = llama_cpp.llama_model_load_from_file(os.fsencode(self.path), params)
-            if interrupted():
+            if interrupted() or failed:
                 self.close()
+        if failed:
+            raise failed[0]
         if not self._pointer:
             why = reason(errors) or "llama.cpp gives no reason"
             raise ModelLoadError(f"{self.path} could not be loaded: {why}")
 
-    def _check(self, *, has_vocabulary: bool) -> None:
+    def _check(self) -> None:
         pointer = self._pointer
         kind = llama_cpp.llama_vocab_type(llama_cpp.llama_model_get_vocab(pointer))
         is_none = kind == llama_cpp.LLAMA_VOCAB_TYPE_NONE
-        if (is_none and has_vocabulary) or self.vocab.size == 0:
+        if (is_none and self._has_vocabulary) or self.n_vocab == 0:
             raise ModelLoadError(f"{self.path} has no vocabulary: fusion needs a text model")
         not_causal = self.metadata(f"{self.architecture}.attention.causal") == "false"
         pooling = self.metadata(f"{self.architecture}.pooling_type") or "0"
@@ -147,13 +156,27 @@ class LlamaModel:
 
     @property
     def pointer(self) -> Any:
-        """``llama_model *``, for contexts."""
+        """``llama_model *``, for contexts; a :class:`UsageError` once it is freed."""
+        if not self._pointer:
+            raise UsageError(f"{self.path} was closed: load it again")
         return self._pointer
+
+    @property
+    def n_vocab(self) -> int:
+        """Tokens of the vocabulary, padding included, whether it was loaded or not."""
+        return int(llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self.pointer)))
 
     @cached_property
     def vocab(self) -> Vocab:
+        """The vocabulary, for as long as the model lives.
+
+        Raises:
+            UsageError: the model was loaded without it.
+        """
+        if not self._has_vocabulary:
+            raise UsageError(f"{self.path} was loaded without its vocabulary: use its trio's")
         return Vocab(
-            llama_cpp.llama_model_get_vocab(self._pointer),
+            llama_cpp.llama_model_get_vocab(self.pointer),
             self.metadata("tokenizer.ggml.model") or "",
             self.metadata("tokenizer.ggml.pre") or "",
         )
@@ -163,37 +186,23 @@ class LlamaModel:
         return self.metadata("general.architecture") or ""
 
     @cached_property
-    def description(self) -> str:
-        """Architecture, size and quantisation in words (``llama_model_desc``)."""
-        buffer = ctypes.create_string_buffer(256)
-        llama_cpp.llama_model_desc(self._pointer, buffer, len(buffer))
-        return buffer.value.decode(errors="replace")
-
-    @cached_property
     def chat_template(self) -> str | None:
-        raw = llama_cpp.llama_model_chat_template(self._pointer, None)
+        raw = llama_cpp.llama_model_chat_template(self.pointer, None)
         return raw.decode("utf-8", errors="replace") if raw else None
 
     @property
     def n_ctx_train(self) -> int:
         """Tokens of context that the model was trained on."""
-        return int(llama_cpp.llama_model_n_ctx_train(self._pointer))
-
-    @property
-    def n_params(self) -> int:
-        return int(llama_cpp.llama_model_n_params(self._pointer))
-
-    @property
-    def n_bytes(self) -> int:
-        """Bytes of all tensors."""
-        return int(llama_cpp.llama_model_size(self._pointer))
+        return int(llama_cpp.llama_model_n_ctx_train(self.pointer))
 
     def kv_elements(self, n_ctx: int) -> int:
-        """Elements of keys and values together that a cache of ``n_ctx`` tokens holds, at most."""
-        n_layer: int = llama_cpp.llama_model_n_layer(self._pointer)
-        n_head: int = max(1, llama_cpp.llama_model_n_head(self._pointer))
-        n_head_kv: int = llama_cpp.llama_model_n_head_kv(self._pointer)
-        n_embd: int = llama_cpp.llama_model_n_embd(self._pointer)
+        """Elements of keys and values together that a cache of ``n_ctx`` tokens holds, if all
+        layers are like the first."""
+        pointer = self.pointer
+        n_layer: int = llama_cpp.llama_model_n_layer(pointer)
+        n_head: int = max(1, llama_cpp.llama_model_n_head(pointer))
+        n_head_kv: int = llama_cpp.llama_model_n_head_kv(pointer)
+        n_embd: int = llama_cpp.llama_model_n_embd(pointer)
         key = self.metadata(f"{self.architecture}.attention.key_length")
         value = self.metadata(f"{self.architecture}.attention.value_length")
         width = int(key or n_embd // n_head) + int(value or n_embd // n_head)
@@ -206,7 +215,7 @@ class LlamaModel:
         capacity = 256
         while True:
             buffer = ctypes.create_string_buffer(capacity)
-            size = llama_cpp.llama_model_meta_val_str(self._pointer, key.encode(), buffer, capacity)
+            size = llama_cpp.llama_model_meta_val_str(self.pointer, key.encode(), buffer, capacity)
             if size < 0:
                 return None
             if size < capacity:
@@ -225,8 +234,9 @@ class LlamaModel:
 
         if read_gguf(path).get("general.type", str) != "adapter":
             raise ModelLoadError(f"{path} is no LoRA adapter: convert one with trimix-edge convert")
-        with collected_errors() as errors:
-            adapter = llama_cpp.llama_adapter_lora_init(self._pointer, os.fsencode(path))
+        check_header(path)
+        with collected_errors() as errors, deferred_interrupt():
+            adapter = llama_cpp.llama_adapter_lora_init(self.pointer, os.fsencode(path))
         if not adapter:
             why = reason(errors) or "llama.cpp gives no reason"
             raise ModelLoadError(f"{path} is no adapter for {self.path}: {why}")
@@ -235,6 +245,8 @@ class LlamaModel:
     def close(self) -> None:
         """Free the model; safe to call again."""
         if self._pointer:
+            if "vocab" in self.__dict__:
+                self.vocab.forget()
             llama_cpp.llama_model_free(self._pointer)
             self._pointer = None
 

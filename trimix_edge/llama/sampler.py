@@ -8,6 +8,7 @@ import secrets
 import sys
 import tempfile
 from copy import copy
+from itertools import accumulate
 from typing import Any
 
 import llama_cpp
@@ -17,12 +18,19 @@ from trimix_kernels import argmax, fill_candidates, gumbel_argmax
 
 from trimix_edge.config import SamplingParams
 from trimix_edge.errors import DecodeError, GrammarError
-from trimix_edge.llama.backend import collected_errors, init_backend, reason
+from trimix_edge.llama.backend import (
+    collected_errors,
+    deferred_interrupt,
+    init_backend,
+    reason,
+)
 from trimix_edge.llama.vocab import Vocab
 
 _DRY_BREAKERS = (b"\n", b":", b'"', b"*")
 _MIN_KEEP = 1
 _MIROSTAT_M = 100
+_LONGEST_WINDOW = 1 << 16
+_DEEPEST_GRAMMAR = 1000
 _TOKEN_DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 
 GREEDY = SamplingParams()
@@ -191,11 +199,12 @@ class Sampler:
 
 
 def _window(last_n: int) -> int:
-    """Tokens that a penalty looks back over: for -1 all of them, up to the largest context.
+    """Tokens that a penalty looks back over: for -1 all of them, up to :data:`_LONGEST_WINDOW`.
 
-    llama.cpp's own programs put the length of the context there; its library reads -1 as 0.
+    llama.cpp's own programs put the length of the context there; its library reads -1 as 0, and
+    takes memory for each token of the window whether it comes or not.
     """
-    return last_n if last_n >= 0 else 1 << 16
+    return min(last_n, _LONGEST_WINDOW) if last_n >= 0 else _LONGEST_WINDOW
 
 
 def _grammar_sampler(vocab: Vocab, grammar: str) -> Any:
@@ -208,12 +217,21 @@ def _grammar_sampler(vocab: Vocab, grammar: str) -> Any:
         raise GrammarError("grammar: it is empty")
     if "\0" in grammar:
         raise GrammarError("grammar: it contains a NUL byte")
+    depth = max(accumulate((c == "(") - (c == ")") for c in grammar))
+    if depth > _DEEPEST_GRAMMAR:  # llama.cpp's parser calls itself for each
+        raise GrammarError(
+            f"grammar: {depth} brackets are open at once, up to {_DEEPEST_GRAMMAR} are fine"
+        )
+    try:
+        text = grammar.encode()
+    except UnicodeEncodeError as error:
+        raise GrammarError(f"grammar: not valid Unicode at character {error.start}") from None
     sys.stderr.flush()
     kept = os.dup(2)
-    with tempfile.TemporaryFile() as said, collected_errors() as errors:
+    with tempfile.TemporaryFile() as said, collected_errors() as errors, deferred_interrupt():
         os.dup2(said.fileno(), 2)
         try:
-            sampler = llama_cpp.llama_sampler_init_grammar(vocab.pointer, grammar.encode(), b"root")
+            sampler = llama_cpp.llama_sampler_init_grammar(vocab.pointer, text, b"root")
         finally:
             os.dup2(kept, 2)
             os.close(kept)

@@ -10,7 +10,7 @@ from typing import Any
 
 import llama_cpp
 
-from trimix_edge.errors import PromptError, VocabMismatchError
+from trimix_edge.errors import PromptError, UsageError, VocabMismatchError
 
 _UNUSED = llama_cpp.LLAMA_TOKEN_ATTR_UNUSED
 _CONTROL = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL
@@ -29,8 +29,14 @@ class Vocab:
 
     @property
     def pointer(self) -> Any:
-        """``const llama_vocab *``, for samplers."""
+        """``const llama_vocab *``, for samplers; a :class:`UsageError` once its model is freed."""
+        if self._pointer is None:
+            raise UsageError("the models were closed: load them again")
         return self._pointer
+
+    def forget(self) -> None:
+        """Let go of the model's memory, which is about to be freed."""
+        self._pointer = None
 
     def tokenize(
         self, text: str, *, add_special: bool = True, parse_special: bool = True
@@ -54,7 +60,7 @@ class Vocab:
         for _ in range(2):
             buffer = (ctypes.c_int32 * capacity)()
             count = llama_cpp.llama_tokenize(
-                self._pointer, data, len(data), buffer, capacity, add_special, parse_special
+                self.pointer, data, len(data), buffer, capacity, add_special, parse_special
             )
             if count >= 0:
                 return list(buffer[:count])
@@ -74,9 +80,7 @@ class Vocab:
         capacity = 64
         while True:
             buffer = ctypes.create_string_buffer(capacity)
-            size = llama_cpp.llama_token_to_piece(
-                self._pointer, token, buffer, capacity, 0, special
-            )
+            size = llama_cpp.llama_token_to_piece(self.pointer, token, buffer, capacity, 0, special)
             if size >= 0:
                 break
             capacity = -size
@@ -91,11 +95,11 @@ class Vocab:
 
     def is_end(self, token: int) -> bool:
         """Whether a token ends a generation (``llama_vocab_is_eog``)."""
-        return bool(llama_cpp.llama_vocab_is_eog(self._pointer, token))
+        return bool(llama_cpp.llama_vocab_is_eog(self.pointer, token))
 
     def text(self, token: int) -> str:
         """A token as the vocabulary spells it: for messages, and for comparing vocabularies."""
-        raw: bytes = llama_cpp.llama_vocab_get_text(self._pointer, token) or b""
+        raw: bytes = llama_cpp.llama_vocab_get_text(self.pointer, token) or b""
         return raw.decode("utf-8", errors="backslashreplace")
 
     def special_text(self, token: int) -> str:
@@ -104,25 +108,25 @@ class Vocab:
     @property
     def bos(self) -> int:
         """Id of the beginning-of-sequence token, -1 for none."""
-        return int(llama_cpp.llama_vocab_bos(self._pointer))
+        return int(llama_cpp.llama_vocab_bos(self.pointer))
 
     @property
     def eos(self) -> int:
         """Id of the end-of-sequence token, -1 for none."""
-        return int(llama_cpp.llama_vocab_eos(self._pointer))
+        return int(llama_cpp.llama_vocab_eos(self.pointer))
 
     @property
     def adds_bos(self) -> bool:
-        return bool(llama_cpp.llama_vocab_get_add_bos(self._pointer))
+        return bool(llama_cpp.llama_vocab_get_add_bos(self.pointer))
 
     @cached_property
     def _texts(self) -> list[bytes]:
-        get, pointer = llama_cpp.llama_vocab_get_text, self._pointer
+        get, pointer = llama_cpp.llama_vocab_get_text, self.pointer
         return [get(pointer, i) for i in range(self.size)]
 
     @cached_property
     def _attributes(self) -> list[int]:
-        get, pointer = llama_cpp.llama_vocab_get_attr, self._pointer
+        get, pointer = llama_cpp.llama_vocab_get_attr, self.pointer
         return [get(pointer, i) for i in range(self.size)]
 
     def is_padding(self, token: int) -> bool:
