@@ -165,6 +165,14 @@ class RuleChoice:
 
     NAMES: ClassVar[str] = "trimix, proxy, average, saf, saf:HOST, single:ROLE"
 
+    def __post_init__(self) -> None:
+        if self.name not in ("trimix", "proxy", "average", "saf", "single"):
+            raise UsageError(f"rule: {self.name!r} is not one of {self.NAMES}")
+        if (self.name == "single") != (self.role is not None) and self.name != "saf":
+            raise UsageError(f"rule: {self.name} has {self.role or 'no role'}: {self.NAMES}")
+        if self.name == "saf" and self.role is Role.SMALL_BASE:
+            raise UsageError("rule: the host of saf is large_ins or small_cpt")
+
     @classmethod
     def parse(cls, text: str) -> RuleChoice:
         """Read a name, and a role after a colon where the rule takes one.
@@ -180,10 +188,7 @@ class RuleChoice:
         if name == "saf":
             # The model that is weaker alone is usually the better host: in a low-resource language
             # that is the large one.
-            host = Role.parse(role) if colon else Role.LARGE_INS
-            if host is Role.SMALL_BASE:
-                raise UsageError("rule: the host of saf is large_ins or small_cpt")
-            return cls(name, host)
+            return cls(name, Role.parse(role) if colon else Role.LARGE_INS)
         raise UsageError(f"rule: {text!r} is not one of {cls.NAMES}")
 
     @property

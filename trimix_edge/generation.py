@@ -136,6 +136,8 @@ class Run:
         self._rule = rule
         self._sequence = TokenSequence(prompt)
         self._draft = options.get("draft") or manifest.draft
+        if not isinstance(self._draft, Draft):
+            raise UsageError(f"draft is {self._draft!r}: give a Draft, as in Draft(4)")
         self._experience = experience
         self._seed = 0
         self._shares: list[Mapping[Role, float]] = []

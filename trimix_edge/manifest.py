@@ -30,6 +30,7 @@ n_ctx = 1024
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import sys
 from collections.abc import Mapping
@@ -160,6 +161,21 @@ class TrioManifest:
         )
 
 
+def is_trio(text: str) -> bool:
+    """Whether a text is the name of an embedded trio, or of a folder that holds one."""
+    in_folder = os.path.join(text, MANIFEST)  # noqa: PTH118, as a prompt may be no path at all
+    return text in embedded_trios() or os.path.isfile(in_folder)  # noqa: PTH113
+
+
+def check_savable(path: Path) -> None:
+    """Raise TrioConfigError for the manifest of an embedded trio."""
+    if path in embedded_trios().values():
+        raise TrioConfigError(
+            f"{path.parent.name} is part of the installation and is not changed: copy its folder "
+            f"and name the copy"
+        )
+
+
 def save_weights(path: Path, weights: FusionWeights) -> None:
     """Write a pair, to four digits, into a manifest's ``[fusion] weights``, and leave the rest of
     it as it is, comments too.
@@ -169,11 +185,7 @@ def save_weights(path: Path, weights: FusionWeights) -> None:
             place is not found.
         TargetError: the file can't be written.
     """
-    if path in embedded_trios().values():
-        raise TrioConfigError(
-            f"{path.parent.name} is part of the installation and is not changed: copy its folder "
-            f"and name the copy"
-        )
+    check_savable(path)
     text = path.read_text(encoding="utf-8")
     weights = FusionWeights(round(weights.large_ins, 4), round(weights.small_cpt, 4))
     value = f"[{weights.large_ins!r}, {weights.small_cpt!r}]"

@@ -18,10 +18,11 @@ import numpy as np
 import numpy.typing as npt
 
 from trimix_edge.config import Role
-from trimix_edge.errors import PromptCacheError
+from trimix_edge.errors import PromptCacheError, TargetError
 from trimix_edge.files import replacing, require_space
 
 _MAGIC = "trimix-edge prompt cache 1"
+_START = b'{"magic": "trimix-edge prompt cache'
 _MAX_HEAD = 1 << 26
 _PIECE = 1 << 22
 
@@ -36,6 +37,20 @@ class Context(Protocol):
     def restore(self, state: npt.NDArray[np.uint8], tokens: Sequence[int]) -> None: ...
 
 
+def refuse_other_files(path: Path) -> None:
+    """Raise TargetError where something else is in the place of a prompt cache.
+
+    One that is damaged, or of another version, is none the less a prompt cache.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(_START))
+    except OSError:  # missing, or told by whoever opens it for good
+        return
+    if not _START.startswith(start):
+        raise TargetError(f"{path} is no prompt cache, and is left as it is: name another file")
+
+
 def save(path: Path, contexts: Mapping[Role, Context], identity: Mapping[str, object]) -> None:
     """Write what the contexts hold; the file appears, or is replaced, once it is whole.
 
@@ -44,8 +59,9 @@ def save(path: Path, contexts: Mapping[Role, Context], identity: Mapping[str, ob
 
     Raises:
         DiskSpaceError: there is no room for it.
-        TargetError: the file can't be written.
+        TargetError: the file can't be written, or is something else.
     """
+    refuse_other_files(path)
     states = {role: context.state() for role, context in contexts.items() if context.tokens}
     head = {
         "magic": _MAGIC,
@@ -73,7 +89,9 @@ def load(path: Path, contexts: Mapping[Role, Context], identity: Mapping[str, ob
         PromptCacheError: there is no such file, it is no such file, not whole, of other models or
             settings, or too long for these contexts, which are then as they were; or llama.cpp
             itself refuses a state, and that context is empty.
+        TargetError: it is something else.
     """
+    refuse_other_files(path)
     try:
         with path.open("rb") as file:
             head = _read_head(file, path, identity)

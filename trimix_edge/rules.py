@@ -23,7 +23,7 @@ from trimix_edge.config import (
     WeightChoice,
     Weights,
 )
-from trimix_edge.errors import TrioConfigError
+from trimix_edge.errors import TrioConfigError, UsageError
 from trimix_edge.fusion import (
     Fused,
     FusedBuffer,
@@ -226,7 +226,7 @@ def rule_roles(
     needs: set[Role] = {plausibility.role} if plausibility else set()
     if rule.name == "saf":
         return needs | {Role.LARGE_INS, Role.SMALL_CPT}
-    in_force = rule.weights or weights
+    in_force = _weights_of(rule, weights)
     if isinstance(in_force, FusionWeights):
         return needs | set(in_force.roles)
     return needs | set(WeightGrid(available).roles)
@@ -251,7 +251,16 @@ def make_rule(
     """
     if rule.name == "saf":
         return SafFusion(rule.role or Role.LARGE_INS, n_vocab, plausibility)
-    in_force = rule.weights or weights
+    in_force = _weights_of(rule, weights)
     if isinstance(in_force, FusionWeights):
         return LinearFusion(in_force, n_vocab, plausibility)
     return DynamicFusion(in_force, roles, n_vocab, plausibility)
+
+
+def _weights_of(rule: RuleChoice, weights: Weights) -> Weights:
+    in_force = rule.weights or weights
+    if not isinstance(in_force, FusionWeights | WeightChoice):
+        raise UsageError(
+            f"weights are {in_force!r}: give FusionWeights(large_ins, small_cpt) or a WeightChoice"
+        )
+    return in_force

@@ -58,7 +58,7 @@ class TriMix:
         cls,
         trio: str | Path | None = None,
         *,
-        models: Mapping[Role, Path] | None = None,
+        models: Mapping[Role, str | Path] | None = None,
         weights: Weights | None = None,
         rule: RuleChoice | None = None,
         plausibility: Plausibility | None = None,
@@ -81,7 +81,8 @@ class TriMix:
             TriMixError: one of its kinds; see :mod:`trimix_edge.errors`.
         """
         start = perf_counter()
-        manifest = TrioManifest.find(trio, models)
+        files = {Role.parse(role): Path(path) for role, path in (models or {}).items()}
+        manifest = TrioManifest.find(trio, files)
         manifest = replace(
             manifest,
             weights=weights or manifest.weights,
@@ -222,17 +223,23 @@ class TriMix:
             on_progress=on_progress,
         )
 
-    def measure_batches(self, on_progress: CostProgress | None = None) -> BatchCosts:
+    def measure_batches(
+        self, on_progress: CostProgress | None = None, *, anew: bool = False
+    ) -> BatchCosts:
         """What batches of tokens cost the loaded models here; of models that were measured before,
         on this machine with these settings, it is known.
 
         Drafting needs it to know what pays off, and asks for it if nobody did. Measuring empties
         the contexts.
+
+        Args:
+            on_progress: called with a role, the measured and all batch sizes.
+            anew: measure whatever is known.
         """
-        if not self._costs.seconds:
+        if anew or not self._costs.seconds:
             file = CostFile(self.trio.conditions)
             fingerprints = self.trio.fingerprints
-            costs = file.load(fingerprints)
+            costs = None if anew else file.load(fingerprints)
             if costs is None:
                 costs = measure(self.trio, self.trio.roles, on_progress)
                 file.save(costs, fingerprints)
@@ -246,26 +253,30 @@ class TriMix:
         time, and guesses are right another part of it."""
         return self._experiences.setdefault(frozenset(roles), Experience(costs=self._costs))
 
-    def save_prompt_cache(self, path: Path) -> None:
+    def save_prompt_cache(self, path: str | Path) -> None:
         """Keep what the models have read, so that prompts that begin like it start at once.
 
         Raises:
             TargetError, DiskSpaceError: see :func:`prompt_cache.save`.
         """
-        prompt_cache.save(path, self.trio.contexts, self._cache_identity)
+        prompt_cache.save(Path(path), self.trio.contexts, self._cache_identity)
 
-    def load_prompt_cache(self, path: Path) -> None:
+    def load_prompt_cache(self, path: str | Path) -> None:
         """Take up what :meth:`save_prompt_cache` has kept; of use to prompts that begin like it.
 
         Raises:
             PromptCacheError: it can't be used. What the models had read may be forgotten.
+            TargetError: it is no prompt cache.
         """
         if self.manifest.draft.n_tokens is None:
             self.measure_batches()  # now: it needs empty contexts
         self.trio.start(())
-        prompt_cache.load(path, self.trio.contexts, self._cache_identity)
+        prompt_cache.load(Path(path), self.trio.contexts, self._cache_identity)
 
     def _run(self, prompt: Prompt, options: GenerationOptions) -> Run:
+        known = GenerationOptions.__annotations__
+        for name in options.keys() - known.keys():
+            raise TypeError(f"{name!r} is no option of a generation: {', '.join(known)}")
         rule = self.fusion_rule(
             options.get("rule"), options.get("weights"), options.get("plausibility")
         )

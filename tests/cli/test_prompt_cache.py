@@ -34,7 +34,7 @@ def test_a_second_run_starts_where_the_first_one_stopped(
     ("spoil", "told"),
     [
         (lambda path: path.write_bytes(path.read_bytes()[:-40]), "damaged, or was cut short"),
-        (lambda path: path.write_text("once upon a time"), "no prompt cache"),
+        (lambda path: path.write_bytes(path.read_bytes()[:20]), "no prompt cache"),
         (lambda path: path.write_bytes(b""), "no prompt cache"),
     ],
 )
@@ -101,3 +101,14 @@ def test_a_bad_length_is_told_in_one_line(
     code, out, err = run("generate", tiny, PROMPT, *arguments)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert told in err
+
+
+def test_a_file_that_is_something_else_is_left_as_it_is(
+    run: Run, tiny: Path, tmp_path: Path
+) -> None:
+    notes = tmp_path / "notes.txt"
+    notes.write_text("once upon a time")
+    code, out, err = run("generate", tiny, PROMPT, "--prompt-cache", notes)
+    assert (code, out) == (1, "")
+    assert err.startswith(f"trimix-edge: {notes} is no prompt cache, and is left as it is")
+    assert notes.read_text() == "once upon a time"

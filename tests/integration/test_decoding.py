@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import llama_cpp
 import numpy as np
@@ -254,3 +255,25 @@ def test_costs_of_another_batch_size_are_not_taken(tiny: dict[Role, Path]) -> No
             return trio.conditions
 
     assert conditions(1) != conditions(64) == conditions(128)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "told"),
+    [
+        ({"max_new_tokens": 2}, TypeError, "'max_new_tokens' is no option"),
+        ({"weights": (0.5, 0.5)}, UsageError, "give FusionWeights"),
+        ({"weights": "0.5,0.5"}, UsageError, "give FusionWeights"),
+        ({"draft": 4}, UsageError, "give a Draft"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(
+    trimix: TriMix, options: dict[str, Any], error: type[Exception], told: str
+) -> None:
+    with pytest.raises(error, match=told):
+        trimix.generate(PROMPTS[0], **options)
+
+
+def test_files_may_be_named_by_texts(tiny: dict[Role, Path]) -> None:
+    named: Any = {role.value: str(path) for role, path in tiny.items()}
+    with TriMix.load(models=named, weights=FusionWeights(0.1, 0.9)) as trimix:
+        assert trimix.trio.roles == (Role.LARGE_INS, Role.SMALL_CPT)

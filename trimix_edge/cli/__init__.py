@@ -110,6 +110,10 @@ def run(arguments: list[str] | None = None) -> int:
         if isinstance(leaving.__context__, BrokenPipeError):
             return _reader_has_gone()
         raise
+    except OSError as error:  # a full disk under stdout, say
+        code = _fail(f"{error.filename or 'output'}: {error.strerror or error}", 1)
+        _reader_has_gone()
+        return code
     except MemoryError:
         return _fail("not enough memory", 1)
     return int(code or 0)

@@ -13,7 +13,7 @@ import typer
 from trimix_edge.cli import making
 from trimix_edge.cli import options as opt
 from trimix_edge.cli.console import Bar, announce_kernels
-from trimix_edge.errors import PromptError, UsageError
+from trimix_edge.errors import PromptError, TargetError, UsageError
 
 if TYPE_CHECKING:
     from trimix_edge.bench import BenchReport
@@ -103,7 +103,7 @@ def command(
                 on_progress=bar.loading,
             )
         )
-        trimix.measure_batches(bar.measuring)
+        trimix.measure_batches(bar.measuring, anew=True)
         report = run_bench(trimix, params, bar.update)
     if as_json:
         print(json.dumps(_as_json(report)))
@@ -123,7 +123,10 @@ def _write_models(
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="trimix-edge-")))
     else:
         folder = keep
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise TargetError(f"--keep {folder}: {error.strerror or error}") from None
     paths = {}
     for seed, (role, model) in enumerate(models.items()):
         paths[role] = folder / f"{role}-{model.name}-{model.quantization}.gguf"

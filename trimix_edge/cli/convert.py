@@ -16,7 +16,7 @@ def command(
     source: Annotated[
         str,
         typer.Argument(
-            help="A folder, or a Hub id, owner/name[@revision]: a checkpoint or a LoRA adapter.",
+            help="A folder, or a Hub id, owner/name\\[@revision]: a checkpoint or a LoRA adapter.",
             show_default=False,
         ),
     ],

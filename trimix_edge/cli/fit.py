@@ -10,7 +10,7 @@ import typer
 
 from trimix_edge.cli import making
 from trimix_edge.cli import options as opt
-from trimix_edge.cli.console import Bar
+from trimix_edge.cli.console import Bar, announce_kernels
 from trimix_edge.errors import PromptError, TrioConfigError, UsageError
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def command(
     """Fit the weights to texts without labels, or to labelled pairs."""
     from trimix_edge.config import FusionWeights, RuleChoice, WeightChoice
     from trimix_edge.fit import TextSource, fit_host, fit_weights, read_pairs, samples_of
-    from trimix_edge.manifest import TrioManifest, save_weights
+    from trimix_edge.manifest import TrioManifest, check_savable, save_weights
     from trimix_edge.rules import WeightGrid
     from trimix_edge.trimix import TriMix
 
@@ -84,6 +84,10 @@ def command(
     if save and (manifest.path is None or rule == "saf"):
         why = "there is no manifest" if manifest.path is None else "a manifest holds no SAF-W host"
         raise TrioConfigError(f"--save: {why}, only trimix's weights in a trio.toml can be saved")
+    if save and files:
+        raise TrioConfigError("--save: the weights would not be those of the trio's own models")
+    if save and manifest.path is not None:
+        check_savable(manifest.path)
     plt = None if plot is None else _pyplot()
     texts = [opt.read_text(path, "text", PromptError) for path in text or []]
     read = (
@@ -91,6 +95,7 @@ def command(
     )
     grid = WeightGrid({*manifest.models, *manifest.adapters})
     choice = RuleChoice("saf") if rule == "saf" else None
+    announce_kernels()
     with (
         Bar() as bar,
         TriMix.load(
@@ -116,12 +121,14 @@ def command(
         return
     if plt is not None and plot is not None:
         _draw(plt, fit, plot)
-    if save and manifest.path is not None:
-        save_weights(manifest.path, fit.weights)
     if as_json:
         print(json.dumps(_as_json(fit)))
     else:
-        _print(fit, manifest.path if save else None)
+        _print(fit)
+    if save and manifest.path is not None:
+        save_weights(manifest.path, fit.weights)
+        if not as_json:
+            print(f"saved in {manifest.path}")
 
 
 def _gain(gain: Gain | None) -> list[float] | None:
@@ -146,7 +153,7 @@ def _as_json(fit: Fit) -> dict[str, Any]:
     }
 
 
-def _print(fit: Fit, saved: Path | None) -> None:
+def _print(fit: Fit) -> None:
     import math
 
     from rich.console import Console
@@ -172,8 +179,6 @@ def _print(fit: Fit, saved: Path | None) -> None:
                 soft_wrap=True,
             )
     _print_surface(fit)
-    if saved is not None:
-        console.print(f"saved in {saved}", soft_wrap=True)
 
 
 def _print_surface(fit: Fit) -> None:

@@ -160,6 +160,9 @@ def _stream(trimix: TriMix, turns: Prompt, settings: dict[str, Any]) -> None:
 
 def _take_up(trimix: TriMix, path: Path) -> None:
     """Begin with a prompt cache; one that is of no use is replaced at the end."""
+    from trimix_edge.prompt_cache import refuse_other_files
+
+    refuse_other_files(path)
     if not path.exists():
         return
     try:
@@ -170,6 +173,8 @@ def _take_up(trimix: TriMix, path: Path) -> None:
 
 def _trio_and_prompt(arguments: list[str], file: Path | None) -> tuple[str | None, str]:
     """Read ``[TRIO] PROMPT|-``, or ``[TRIO]`` where ``--file`` holds the prompt."""
+    from trimix_edge.manifest import is_trio
+
     expected = 1 if file else 2
     if len(arguments) > expected:
         raise UsageError("too many arguments: quote the prompt, as in generate 'Save the file.'")
@@ -178,6 +183,8 @@ def _trio_and_prompt(arguments: list[str], file: Path | None) -> tuple[str | Non
         prompt = opt.read_text(file, "prompt file", PromptError)
     elif not arguments:
         raise UsageError("no prompt: give one, or - to read it from standard input")
+    elif len(arguments) == 1 and is_trio(arguments[0]):
+        raise UsageError(f"no prompt: {arguments[0]} is a trio; give it something to continue")
     else:
         prompt = opt.read_stdin() if arguments[-1] == "-" else arguments[-1]
     if not prompt:

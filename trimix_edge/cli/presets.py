@@ -26,7 +26,7 @@ def command(
     from rich.console import Console
     from rich.table import Table
 
-    from trimix_edge.config import Role
+    from trimix_edge.config import ContextParams, Role
     from trimix_edge.errors import UsageError
     from trimix_edge.hub import presets
     from trimix_edge.memory import DEFAULT_N_CTX
@@ -36,7 +36,7 @@ def command(
     if not found:
         known = ", ".join(sorted({preset.language for preset in presets().values()}))
         raise UsageError(f"no preset is for the language {language!r}: there are {known}")
-    n_ctx = ctx or DEFAULT_N_CTX
+    n_ctx = ContextParams(n_ctx=ctx or 0).n_ctx or DEFAULT_N_CTX
     if as_json:
         print(json.dumps([_as_json(p, quant, n_ctx) for p in found], ensure_ascii=False))
         return

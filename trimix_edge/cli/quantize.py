@@ -40,6 +40,7 @@ def command(
     as_json: making.AsJson = False,
 ) -> None:
     """Quantise a GGUF file with llama.cpp's own quantiser."""
+    from trimix_edge.config import ContextParams
     from trimix_edge.files import megabytes
     from trimix_edge.llama.quantize import quantize
 
@@ -51,7 +52,7 @@ def command(
             allow_requantize=allow_requantize,
             allow_fallback=allow_fallback,
             overwrite=force,
-            threads=threads or 0,
+            threads=ContextParams(n_threads=threads or 0).n_threads,
             on_progress=partial(bar.update, f"quantising {source.name}"),
         )
     if as_json:

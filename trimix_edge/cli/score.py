@@ -11,7 +11,7 @@ import typer
 
 from trimix_edge.cli import making
 from trimix_edge.cli import options as opt
-from trimix_edge.cli.console import Bar
+from trimix_edge.cli.console import Bar, announce_kernels
 from trimix_edge.errors import PromptError, UsageError
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ def command(
     if condition_file is not None:
         condition = opt.read_text(condition_file, "condition file", PromptError)
     files = opt.models(large_ins, small_cpt, small_base)
+    announce_kernels()
     context = opt.context(TrioManifest.find(trio, files), ctx, batch, threads, gpu_layers, kv_type)
     with (
         Bar() as bar,
