@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -131,6 +133,20 @@ USAGE = {
     "max_tokens": Case(TRIO + "--max-tokens -1", "max-tokens is -1", 2),
     "stop": Case(TRIO + "--stop=", "stop string is empty", 2),
     "ctx": Case(TRIO + "--ctx -1", "ctx is -1", 2),
+    "ctx_by_its_other_name": Case(TRIO + "--ctx-size -1", "ctx is -1", 2),
+    "ctx_of_presets": Case("presets --ctx -4", "ctx is -4", 2),
+    "mirostat_tau": Case(TRIO + "--mirostat-ent 200", "mirostat-tau is 200", 2),
+    "wrong_option": Case(TRIO + "--foo", "see trimix-edge generate --help", 2),
+    "trio_and_no_prompt": Case("generate @/good", "good is a trio; give it something", 2),
+    "fit_an_embedded_trio": Case("fit --text @/long.txt --save", "copy its folder"),
+    "fit_other_models": Case(
+        "fit @/good --text @/long.txt --save --small-cpt @/good/small_cpt.gguf",
+        "not be those of the trio's own models",
+    ),
+    "keep_in_a_file": Case(
+        "bench --synthetic qwen2.5-1.5b+3b:Q4_0 --keep @/long.txt", r"long\.txt: File exists"
+    ),
+    "prompt_cache_in_a_file": Case(TRIO + "-n 1 --prompt-cache @/long.txt/x", "long.txt/x"),
     "batch": Case(TRIO + "--batch -1", "batch is -1", 2),
     "threads": Case(TRIO + "--threads 5000", "threads is 5000", 2),
     "kv_type": Case(TRIO + "--kv-type f8", "kv-type 'f8' is not one of f32", 2),
@@ -250,3 +266,13 @@ def test_a_lack_of_memory_is_told(run: Run, tiny: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr("trimix_edge.trimix.TriMix.load", load)
     check(*run("generate", tiny, "hi"), "not enough memory", 1)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has it")
+def test_a_full_disk_under_the_output_is_told() -> None:
+    program = "import trimix_edge.cli; trimix_edge.cli.main()"
+    arguments = [sys.executable, "-c", program, "presets", "--json"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(arguments, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "trimix-edge: output: No space left on device\n"

@@ -139,6 +139,15 @@ def test_no_other_rule_exists(text: str) -> None:
         RuleChoice.parse(text)
 
 
+@pytest.mark.parametrize(
+    ("name", "role"),
+    [("foo", None), ("single", None), ("average", Role.LARGE_INS), ("saf", Role.SMALL_BASE)],
+)
+def test_no_rule_that_means_nothing_can_be_made(name: str, role: Role | None) -> None:
+    with pytest.raises(UsageError, match="rule: "):
+        RuleChoice(name, role)
+
+
 def test_weights_are_words_or_numbers() -> None:
     assert parse_weights("auto") is WeightChoice.AUTO
     assert parse_weights(" entropy") is WeightChoice.ENTROPY

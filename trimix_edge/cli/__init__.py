@@ -101,7 +101,8 @@ def run(arguments: list[str] | None = None) -> int:
         return _fail(error, 1)
     except _WrongUsage as error:
         told = getattr(error, "format_message", error.__str__)()
-        return _fail(f"{told.rstrip('.')} (see trimix-edge --help)", 2)
+        where = getattr(getattr(error, "ctx", None), "command_path", "trimix-edge")
+        return _fail(f"{told.rstrip('.')} (see {where} --help)", 2)
     except (KeyboardInterrupt, typer.Abort):
         return 130
     except BrokenPipeError:

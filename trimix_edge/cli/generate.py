@@ -160,8 +160,10 @@ def _stream(trimix: TriMix, turns: Prompt, settings: dict[str, Any]) -> None:
 
 def _take_up(trimix: TriMix, path: Path) -> None:
     """Begin with a prompt cache; one that is of no use is replaced at the end."""
+    from trimix_edge.files import check_target
     from trimix_edge.prompt_cache import refuse_other_files
 
+    check_target(path, overwrite=True)
     refuse_other_files(path)
     if not path.exists():
         return

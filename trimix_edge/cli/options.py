@@ -73,9 +73,18 @@ MinP = Annotated[
     float | None,
     _option("Keep tokens at least this likely beside the likeliest; 0 is off.", _SAMPLING),
 ]
-Typical = Annotated[float | None, _option("Locally typical sampling; 1 is off.", _SAMPLING)]
+Typical = Annotated[
+    float | None,
+    _option("Locally typical sampling; 1 is off.", _SAMPLING, "--typical-p", "--typical"),
+]
 TopNSigma = Annotated[
-    float | None, _option("Keep logits within n sigma of the top; -1 is off.", _SAMPLING)
+    float | None,
+    _option(
+        "Keep logits within n sigma of the top; -1 is off.",
+        _SAMPLING,
+        "--top-n-sigma",
+        "--top-nsigma",
+    ),
 ]
 XtcProbability = Annotated[float | None, _option("Chance of XTC; 0 is off.", _SAMPLING)]
 XtcThreshold = Annotated[float | None, _option("Threshold of XTC.", _SAMPLING)]
@@ -96,19 +105,24 @@ Mirostat = Annotated[
     int | None, _option("1 or 2 for that version of Mirostat; 0 is off.", _SAMPLING)
 ]
 MirostatTau = Annotated[
-    float | None, _option("Mirostat's target entropy.", _SAMPLING, "--mirostat-ent")
+    float | None,
+    _option("Mirostat's target entropy.", _SAMPLING, "--mirostat-tau", "--mirostat-ent"),
 ]
 MirostatEta = Annotated[
-    float | None, _option("Mirostat's learning rate.", _SAMPLING, "--mirostat-lr")
+    float | None, _option("Mirostat's learning rate.", _SAMPLING, "--mirostat-eta", "--mirostat-lr")
 ]
-Seed = Annotated[int | None, _option("Repeats a sampled generation; drawn if absent.", _SAMPLING)]
+Seed = Annotated[
+    int | None, _option("Repeats a sampled generation; drawn if absent.", _SAMPLING, "--seed", "-s")
+]
 Grammar = Annotated[
     Path | None, _option("A GBNF grammar, a file, that the output must follow.", _SAMPLING)
 ]
 
 MaxTokens = Annotated[
     int | None,
-    typer.Option("--max-tokens", "-n", help="Tokens to generate at most.", show_default=False),
+    typer.Option(
+        "--max-tokens", "--n-predict", "-n", help="Tokens to generate at most.", show_default=False
+    ),
 ]
 Stop = Annotated[
     list[str] | None,
@@ -132,11 +146,16 @@ PromptCache = Annotated[
 Ctx = Annotated[
     int | None,
     _option(
-        "Tokens the context holds; 0 is what the models were trained on.", _MACHINE, "--ctx", "-c"
+        "Tokens the context holds; 0 is what the models were trained on.",
+        _MACHINE,
+        "--ctx",
+        "--ctx-size",
+        "-c",
     ),
 ]
 Batch = Annotated[
-    int | None, _option("Tokens of the prompt evaluated at once.", _MACHINE, "--batch", "-b")
+    int | None,
+    _option("Tokens of the prompt evaluated at once.", _MACHINE, "--batch", "--batch-size", "-b"),
 ]
 Threads = Annotated[
     int | None, _option("CPU threads; one a physical core if absent.", _MACHINE, "--threads", "-t")
@@ -144,7 +163,11 @@ Threads = Annotated[
 GpuLayers = Annotated[
     list[str] | None,
     _option(
-        "[ROLE=]N layers on a GPU; all if absent, 0 is none.", _MACHINE, "--gpu-layers", "-ngl"
+        "[ROLE=]N layers on a GPU; all if absent, 0 is none.",
+        _MACHINE,
+        "--gpu-layers",
+        "--n-gpu-layers",
+        "-ngl",
     ),
 ]
 KvType = Annotated[
