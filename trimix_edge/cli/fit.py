@@ -85,7 +85,10 @@ def command(
         why = "there is no manifest" if manifest.path is None else "a manifest holds no SAF-W host"
         raise TrioConfigError(f"--save: {why}, only trimix's weights in a trio.toml can be saved")
     if save and files:
-        raise TrioConfigError("--save: the weights would not be those of the trio's own models")
+        raise TrioConfigError(
+            "--save: the weights would not be those of the trio's own models: leave --large-ins, "
+            "--small-cpt and --small-base away"
+        )
     if save and manifest.path is not None:
         check_savable(manifest.path)
     plt = None if plot is None else _pyplot()
