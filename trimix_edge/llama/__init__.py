@@ -4,7 +4,7 @@ import os
 
 # The threads of GCC's OpenMP wait for each other in a loop. Where another program has taken a core
 # they would go round in it until it gives the core back, hundreds of times a token: let them sleep.
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+os.environ.setdefault("GOMP_SPINCOUNT", "30000")
 
 from trimix_edge.llama.backend import BackendInfo, backend_info
 from trimix_edge.llama.context import LlamaContext
