@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from benchmark_data import WORDS, write_json
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from trimix_edge.errors import EvaluationError
@@ -111,12 +111,14 @@ def test_braces_are_written_twice() -> None:
 
 
 @given(st.text("{}!:.[]0ab\n", max_size=12))
+@example("{a:}")
 def test_a_template_is_refused_or_filled_with_nothing_but_its_fields(text: str) -> None:
     try:
         template = Template.parse(text, ("a", "b"), "x")
     except EvaluationError:
         return
-    spelt = text.replace("{a}", "1").replace("{b}", "2").replace("{{", "{").replace("}}", "}")
+    spelt = text.replace("{a:}", "{a}").replace("{b:}", "{b}")  # an empty format is none
+    spelt = spelt.replace("{a}", "1").replace("{b}", "2").replace("{{", "{").replace("}}", "}")
     if "{{{" not in text and "}}}" not in text:
         assert template.fill({"a": "1", "b": "2"}) == spelt
 
