@@ -168,7 +168,7 @@ class RuleChoice:
     def __post_init__(self) -> None:
         if self.name not in ("trimix", "proxy", "average", "saf", "single"):
             raise UsageError(f"rule: {self.name!r} is not one of {self.NAMES}")
-        if (self.name == "single") != (self.role is not None) and self.name != "saf":
+        if self.name != "saf" and (self.name == "single") != (self.role is not None):
             raise UsageError(f"rule: {self.name} has {self.role or 'no role'}: {self.NAMES}")
         if self.name == "saf" and self.role is Role.SMALL_BASE:
             raise UsageError("rule: the host of saf is large_ins or small_cpt")
@@ -181,15 +181,10 @@ class RuleChoice:
             UsageError: no such rule, or a role that it does not take.
         """
         name, colon, role = text.strip().partition(":")
-        if name in ("trimix", "proxy", "average") and not colon:
-            return cls(name)
-        if name == "single" and colon:
-            return cls(name, Role.parse(role))
-        if name == "saf":
-            # The model that is weaker alone is usually the better host: in a low-resource language
-            # that is the large one.
-            return cls(name, Role.parse(role) if colon else Role.LARGE_INS)
-        raise UsageError(f"rule: {text!r} is not one of {cls.NAMES}")
+        # The model that is weaker alone is usually the better host of SAF-W: in a low-resource
+        # language that is the large one.
+        default = Role.LARGE_INS if name == "saf" else None
+        return cls(name, Role.parse(role) if colon else default)
 
     @property
     def weights(self) -> FusionWeights | None:

@@ -234,7 +234,7 @@ class TriMix:
 
         Args:
             on_progress: called with a role, the measured and all batch sizes.
-            anew: measure whatever is known.
+            anew: measure also what is known.
         """
         if anew or not self._costs.seconds:
             file = CostFile(self.trio.conditions)
@@ -270,7 +270,7 @@ class TriMix:
         """
         if self.manifest.draft.n_tokens is None:
             self.measure_batches()  # now: it needs empty contexts
-        self.trio.start(())
+        self.trio.start(())  # so that a stream that has not ended notices
         prompt_cache.load(Path(path), self.trio.contexts, self._cache_identity)
 
     def _run(self, prompt: Prompt, options: GenerationOptions) -> Run:

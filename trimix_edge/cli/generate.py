@@ -91,7 +91,9 @@ def command(
 ) -> None:
     """Continue a prompt, streaming to the terminal."""
     given = dict(locals())
+    from trimix_edge.files import check_target
     from trimix_edge.manifest import TrioManifest
+    from trimix_edge.prompt_cache import refuse_other_files
     from trimix_edge.trimix import TriMix
 
     files = opt.models(large_ins, small_cpt, small_base)
@@ -102,6 +104,9 @@ def command(
     if max_tokens is not None and max_tokens < 0:
         raise UsageError(f"max-tokens is {max_tokens}, it can't be negative")
     length = opt.draft(draft, manifest, opt.weights(weights))
+    if prompt_cache is not None:
+        check_target(prompt_cache, overwrite=True)
+        refuse_other_files(prompt_cache)
     announce_kernels()
     with Bar() as bar:
         trimix = TriMix.load(
@@ -160,11 +165,6 @@ def _stream(trimix: TriMix, turns: Prompt, settings: dict[str, Any]) -> None:
 
 def _take_up(trimix: TriMix, path: Path) -> None:
     """Begin with a prompt cache; one that is of no use is replaced at the end."""
-    from trimix_edge.files import check_target
-    from trimix_edge.prompt_cache import refuse_other_files
-
-    check_target(path, overwrite=True)
-    refuse_other_files(path)
     if not path.exists():
         return
     try:

@@ -62,10 +62,11 @@ def check_header(path: Path) -> Header:
     if not file:
         return Header()
     try:
-        found = next(_nonsense(ggml, file), None)
+        architecture = _text(ggml, file, "general.architecture")
+        found = next(_nonsense(ggml, file, architecture), None)
         n_tensors = ggml.gguf_get_n_tensors(file)
         types = frozenset(ggml.gguf_get_tensor_type(file, i) for i in range(n_tensors))
-        header = Header(_text(ggml, file, "general.architecture"), types)
+        header = Header(architecture, types)
     finally:
         ggml.gguf_free(file)
     if found is not None:
@@ -106,7 +107,7 @@ def _text(ggml: ctypes.CDLL, file: int, key: str) -> str:
     return value.decode(errors="replace")
 
 
-def _nonsense(ggml: ctypes.CDLL, file: int) -> Iterator[str]:
+def _nonsense(ggml: ctypes.CDLL, file: int, architecture: str) -> Iterator[str]:
     """What can't be, in words."""
     numbers: dict[str, float] = {}
     for i in range(ggml.gguf_get_n_kv(file)):
@@ -119,14 +120,15 @@ def _nonsense(ggml: ctypes.CDLL, file: int) -> Iterator[str]:
             value = ggml.gguf_get_val_f32(file, i)
         if not _is_sane(name, kind, value):
             yield f"{name} is {value:g}"
-        numbers[name.rpartition(".")[2]] = value
+        numbers[name] = value
     for part, whole in (
         ("expert_used_count", "expert_count"),
         ("nextn_predict_layers", "block_count"),
     ):
-        if numbers.get(part, 0) > numbers.get(whole, 0):
-            yield f"{part} is {numbers[part]:g}, of {numbers.get(whole, 0):g} in all"
-    scaling = _text(ggml, file, f"{_text(ggml, file, 'general.architecture')}.rope.scaling.type")
+        n_part, n_whole = (numbers.get(f"{architecture}.{name}", 0) for name in (part, whole))
+        if n_part > n_whole:
+            yield f"{part} is {n_part:g}, of {n_whole:g} in all"
+    scaling = _text(ggml, file, f"{architecture}.rope.scaling.type")
     if scaling and scaling not in _ROPE_SCALINGS:
         yield f"rope.scaling.type is {scaling!r}"
     for i in range(ggml.gguf_get_n_tensors(file)):
