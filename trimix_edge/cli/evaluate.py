@@ -147,7 +147,7 @@ def command(
     from trimix_edge.evaluate.plan import Settings
     from trimix_edge.evaluate.systems import System
     from trimix_edge.evaluate.tasks import Selection
-    from trimix_edge.manifest import TrioManifest
+    from trimix_edge.trios.manifest import TrioManifest
 
     manifest = TrioManifest.find(trio, opt.models(large_ins, small_cpt, small_base))
     settings = Settings(
