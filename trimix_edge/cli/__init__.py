@@ -28,6 +28,7 @@ from trimix_edge.cli import (
     pull,
     quantize,
     score,
+    serve,
 )
 from trimix_edge.cli.console import use_utf8
 from trimix_edge.errors import TriMixError, UsageError
@@ -41,6 +42,7 @@ app = typer.Typer(
 )
 app.command("generate")(generate.command)
 app.command("chat")(chat.command)
+app.command("serve")(serve.command)
 app.command("score")(score.command)
 app.command("fit")(fit.command)
 app.command("bench")(bench.command)
