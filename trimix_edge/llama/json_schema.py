@@ -106,6 +106,12 @@ def _name_definitions(schema: dict[str, Any]) -> None:
         for home in _HOMES:
             schema.pop(home, None)
         schema["$defs"] = targets
+    for _ in names:  # the converter doesn't look beside a reference at the root
+        if "$ref" in schema:
+            target = targets[schema.pop("$ref").rpartition("/")[2]]
+            schema |= {key: value for key, value in target.items() if key not in _HOMES}
+    if "$ref" in schema:
+        raise GrammarError("schema: it is a reference to itself")
 
 
 def _resolve(schema: dict[str, Any], reference: str) -> Any:

@@ -12,11 +12,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from trimix_edge import __version__
+from trimix_edge.errors import ContextOverflowError, PromptError
 from trimix_edge.server.answers import Choice, Format
 from trimix_edge.server.engine_thread import Group
 from trimix_edge.server.errors import ApiError, Json, as_api_error
 from trimix_edge.server.options import jobs_of, messages_of, options_of
-from trimix_edge.server.schemas import ChatRequest, CompletionRequest, parse
+from trimix_edge.server.protocol import Engine
+from trimix_edge.server.schemas import ChatRequest, CompletionRequest, GenerationRequest, parse
 from trimix_edge.server.sse import COMMENT, DONE, ClientGone, EventStream, event, while_connected
 from trimix_edge.server.state import State
 
@@ -53,7 +55,12 @@ async def _answer(
         raise ApiError(400, "stream_options needs stream to be true", param="stream_options")
     engine = state.thread.engine
     options = await state.thread.prepare(partial(options_of, asked))
-    group = await state.thread.submit(jobs_of(prompts, options, asked.n or 1))
+    try:
+        group = await state.thread.submit(jobs_of(prompts, options, asked.n or 1))
+    except (ContextOverflowError, PromptError) as error:
+        told = as_api_error(error)
+        told.param = asked.CONTENT
+        raise told from None
     explain = bool(asked.explain)
     choices = [
         Choice(i, run, engine.token_bytes, explain=explain) for i, run in enumerate(group.runs)
@@ -62,7 +69,7 @@ async def _answer(
         chat=isinstance(asked, ChatRequest),
         model=engine.manifest.name,
         version=__version__,
-        settings=state.settings_of(asked.rule, asked.weights, asked.plausibility),
+        settings=_settings(engine, asked),
         logprobs="logprobs" in options,
     )
     if asked.stream:
@@ -76,6 +83,16 @@ async def _answer(
     finally:
         _close(state, group, choices)
     return Json(answer.whole(choices))
+
+
+def _settings(engine: Engine, asked: GenerationRequest) -> dict[str, Any]:
+    """What is in force of the fusion settings, beside the weights themselves."""
+    own = str(engine.rule) if asked.weights is None else "trimix"
+    mask = engine.manifest.plausibility
+    return {
+        "rule": asked.rule or own,
+        "plausibility": asked.plausibility or (str(mask) if mask else None),
+    }
 
 
 async def _collect(state: State, group: Group, choices: list[Choice], begin: float) -> None:

@@ -164,6 +164,8 @@ class EngineThread:
             for event in self._early.pop(id(run), ()):  # it began before the loop knew of it
                 self._push(run, event)
         self._prepared(len(jobs))
+        if self.failure is not None:
+            self.end_all(self.failure)
         return group
 
     def _submit_all(

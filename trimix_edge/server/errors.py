@@ -24,14 +24,20 @@ _CLIENTS_FAULT = (UsageError, PromptError, TemplateError, GrammarError, TrioConf
 _CODES: dict[type[TriMixError], tuple[str, str | None]] = {
     GrammarError: ("invalid_grammar", "grammar"),
     TemplateError: ("template_error", "messages"),
-    PromptError: ("invalid_prompt", "prompt"),
+    PromptError: ("invalid_prompt", None),
 }
 
 
+_LINE_ENDS = str.maketrans({c: f"\\u{ord(c):04x}" for c in "\x85\u2028\u2029"})
+
+
 def to_json(content: Any) -> str:
-    """Compact JSON with the letters of all scripts as they are; no lone surrogate gets through."""
+    """Compact JSON with the letters of all scripts as they are; no lone surrogate gets through.
+
+    What some clients take for the end of a line is escaped.
+    """
     text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return text.encode("utf-8", "replace").decode("utf-8")
+    return text.translate(_LINE_ENDS).encode("utf-8", "replace").decode("utf-8")
 
 
 class Json(JSONResponse):
@@ -109,7 +115,6 @@ def as_api_error(error: BaseException) -> ApiError:
             f"the prompt has {error.n_prompt} tokens, the context holds {error.n_ctx} and needs "
             f"one of them for the answer: shorten the prompt",
             code="context_length_exceeded",
-            param="messages",
             extra={"n_prompt_tokens": error.n_prompt, "n_ctx": error.n_ctx},
         )
     if isinstance(error, _CLIENTS_FAULT):

@@ -95,6 +95,9 @@ class ChatMessage(_Strict):
 class GenerationRequest(_Strict):
     """What both kinds of completion share: OpenAI's names, llama.cpp's and this project's."""
 
+    CONTENT: ClassVar[str]
+    """The field that becomes the prompt."""
+
     model: str | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass, field
-from typing import Any
 
 from starlette.requests import Request
 
@@ -76,13 +75,6 @@ class State:
                 code="timeout",
                 headers={"Connection": "close"},
             ) from None
-
-    def settings_of(self, rule: str | None, weights: Any, mask: str | None) -> dict[str, Any]:
-        """What is in force of a request's fusion settings, beside the weights themselves."""
-        manifest = self.thread.engine.manifest
-        own = str(self.thread.engine.rule) if weights is None else "trimix"
-        plausibility = mask or (str(manifest.plausibility) if manifest.plausibility else None)
-        return {"rule": rule or own, "plausibility": plausibility}
 
     def tell_once(self, text: str) -> None:
         if text not in self._told:
