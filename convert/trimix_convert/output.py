@@ -14,9 +14,9 @@ import numpy as np
 from gguf import GGMLQuantizationType, GGUFWriter
 
 from .arch.base import Transform
-from .checkpoint import Tensor
 from .encode import Block, encode, is_finite, n_bytes
 from .errors import CheckpointError, TargetError
+from .tensor import Tensor
 
 #: `progress(done, total)`, both in bytes of tensor data.
 Progress = Callable[[int, int], None]

@@ -12,13 +12,14 @@ from gguf import GGML_QUANT_VERSION, GGMLQuantizationType, GGUFType, GGUFWriter
 
 from .arch import architecture_for
 from .arch.base import Architecture, TensorPlan
-from .checkpoint import Tensor, open_tensors
+from .checkpoint import open_tensors
 from .config import Config
 from .encode import FILE_TYPES, tensor_type
 from .errors import CheckpointError, ConversionError
 from .metadata import write_model_card
 from .output import Output, Progress, write_file
-from .vocab import read_vocabulary
+from .tensor import Tensor
+from .tokenizer import read_vocabulary
 
 
 @dataclass(frozen=True)
