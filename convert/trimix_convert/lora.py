@@ -21,9 +21,9 @@ from .config import Config, read_json, require_folder
 from .encode import Block, as_float32, tensor_type
 from .errors import CheckpointError
 from .metadata import write_model_card
-from .output import Output, Progress, write_file
+from .output import Output, Progress, check_target_name, write_file
 from .pickles import read_pickle
-from .pipeline import ConversionReport, check_outtype, guess_outtype
+from .pipeline import ConversionReport, guess_outtype, parse_outtype
 from .safetensors import read_safetensors
 from .tensor import Tensor
 
@@ -77,7 +77,8 @@ def convert_adapter(
     fully trained embeddings, which have to be merged into their base model first.
     """
     source, target = Path(source), Path(target)
-    check_outtype(outtype)
+    outtype = parse_outtype(outtype)
+    check_target_name(target, source)
     settings = AdapterSettings.load(source)
     architecture = architecture_for(Config.load(Path(base)))
     plans = architecture.tensors()

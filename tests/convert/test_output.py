@@ -47,6 +47,17 @@ def test_matrices_take_the_outtype_and_vectors_stay_float32(
     assert report.outtype == outtype
 
 
+@pytest.mark.parametrize("outtype", ["F32", "F16", "BF16", "Q8_0", "q8_0", "Bf16", " AUTO "])
+def test_names_of_types_are_llama_cpps_in_any_case(
+    outtype: str, checkpoint: Any, tmp_path: Path
+) -> None:
+    folder, plain = checkpoint("trio"), outtype.strip().lower()
+    report = convert_checkpoint(folder, tmp_path / "a.gguf", outtype=outtype)
+    convert_checkpoint(folder, tmp_path / "b.gguf", outtype=plain)
+    assert report.outtype == ("f16" if plain == "auto" else plain)
+    assert (tmp_path / "a.gguf").read_bytes() == (tmp_path / "b.gguf").read_bytes()
+
+
 @pytest.mark.parametrize(
     ("name", "outtype"), [("llama2", "f16"), ("llama3", "bf16"), ("trio", "f16")]
 )
