@@ -162,6 +162,8 @@ def test_the_older_name_counts_where_both_are_there(converted: Any, ids: Any) ->
         ({**YARN, "type": "linear"}, {}, "differ"),
         ({**YARN, "original_max_position_embeddings": 64.5}, {}, "64.5"),
         ({**YARN, "rope_theta": 1.0}, {}, "contradicts"),
+        ({**YARN, "beta_slow": 1e-320}, {}, "contradicts"),
+        ({**YARN, "rope_theta": 1e-320}, {}, "rope_theta"),
         ({"rope_type": "linear"}, {}, "factor"),
         ({"rope_type": "linear", "factor": 2.0, "attention_factor": 0.5}, {}, "attention_factor"),
         ({"rope_type": "linear", "factor": 2.0, "beta_fast": 16}, {}, "beta_fast"),

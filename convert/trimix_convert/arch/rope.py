@@ -167,7 +167,7 @@ class _Reader:
 
     def _theta(self, scaling: Mapping[str, Any], default: float) -> float:
         theta = self.config.number_in(scaling, "rope_theta", default)
-        if theta <= 0:
+        if theta < 1e-30:  # float32 has no smaller numbers to compute with
             raise CheckpointError(f"config.json: a rope_theta of {theta} cannot be")
         return theta
 
@@ -235,7 +235,7 @@ class _Reader:
         if truncate is not None and not isinstance(truncate, bool):
             raise self.config.error("truncate", truncate, "true or false")
         attention = self._yarn_attention(factor)
-        if theta <= 1 or original < 1:
+        if theta <= 1 or min(fast, slow, factor) < 1e-6:
             raise CheckpointError("config.json: the yarn rope scaling contradicts itself")
         low, high = yarn_range(self.head_dim, theta, original, fast, slow, truncate is not False)
         own = (fast, slow) == (32, 1) and truncate is not False
