@@ -26,12 +26,13 @@ if TYPE_CHECKING:
         WeightChoice,
     )
     from trimix_edge.decoding.chat import Message
-    from trimix_edge.decoding.generation import Generation, GenerationChunk, GenerationOptions
+    from trimix_edge.decoding.options import GenerationOptions
+    from trimix_edge.decoding.run import Generation, GenerationChunk, Run
     from trimix_edge.decoding.scoring import Score, TokenScores
     from trimix_edge.decoding.sequence import DraftCounts, FinishReason, Timings
     from trimix_edge.errors import TriMixError
     from trimix_edge.llama import BackendInfo, backend_info
-    from trimix_edge.trimix import TriMix
+    from trimix_edge.trimix import Stream, TriMix
     from trimix_edge.trios.manifest import TrioManifest
 
 __version__ = "0.1.0"
@@ -50,8 +51,10 @@ __all__ = [
     "Plausibility",
     "Role",
     "RuleChoice",
+    "Run",
     "SamplingParams",
     "Score",
+    "Stream",
     "Timings",
     "TokenScores",
     "TriMix",
@@ -74,12 +77,13 @@ _HOMES = {
         "WeightChoice",
     ),
     "errors": ("TriMixError",),
-    "decoding.generation": ("Generation", "GenerationChunk", "GenerationOptions"),
+    "decoding.options": ("GenerationOptions",),
+    "decoding.run": ("Generation", "GenerationChunk", "Run"),
     "llama": ("BackendInfo", "backend_info"),
     "trios.manifest": ("TrioManifest",),
     "decoding.scoring": ("Score", "TokenScores"),
     "decoding.sequence": ("DraftCounts", "FinishReason", "Timings"),
-    "trimix": ("TriMix",),
+    "trimix": ("Stream", "TriMix"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

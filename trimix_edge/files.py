@@ -14,6 +14,7 @@ import platformdirs
 
 from trimix_edge.errors import DiskSpaceError, TargetError
 
+_OTHER_FORMATS = (".safetensors", ".pt", ".pth")
 _HEAD, _SAMPLES, _SAMPLE = 1 << 16, 256, 1 << 12
 
 
@@ -21,8 +22,14 @@ def check_target(target: Path, *, overwrite: bool) -> None:
     """Refuse a target that could not be written, before any work is done for it.
 
     Raises:
-        TargetError: it exists, is a folder, or its folder does not exist or may not be written.
+        TargetError: it exists, is a folder, or its folder does not exist or may not be written; or
+            its name is that of another format, which other programs would believe.
     """
+    if target.suffix.lower() in _OTHER_FORMATS:
+        raise TargetError(
+            f"{target}: {target.suffix} is the name of another format: choose another name, "
+            "for a model one that ends in .gguf"
+        )
     if target.is_dir():
         raise TargetError(f"{target} is a folder: name a file")
     if target.exists() and not overwrite:

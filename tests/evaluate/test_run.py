@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from benchmark_data import MILIC, WORDS, write_milic
 
-from trimix_edge import TriMix
-from trimix_edge.config import ContextParams, Draft, Role, RuleChoice, parse_weights
+from trimix_edge import TriMix, values
+from trimix_edge.config import ContextParams, Draft, Role
 
 Run = Callable[..., Any]
 Start = Callable[..., "subprocess.Popen[bytes]"]
@@ -110,7 +110,7 @@ def test_a_prediction_is_what_the_library_generates(
     (lines,) = predictions(tmp_path / "out").values()
     option, value = system.removeprefix("--").split("=")
     chosen: dict[str, Any] = (
-        {"rule": RuleChoice.parse(value)} if option == "rule" else {"weights": parse_weights(value)}
+        {"rule": values.rule(value)} if option == "rule" else {"weights": values.weights(value)}
     )
     context = ContextParams(n_ctx=512, kv_type="f32", n_threads=1)
     with TriMix.load(tiny, context=context) as trimix:

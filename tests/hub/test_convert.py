@@ -46,7 +46,7 @@ def edit_json(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-@pytest.mark.parametrize("outtype", ["f32", "f16", "bf16", "Q8_0", "q4_k_m"])
+@pytest.mark.parametrize("outtype", ["f32", "F16", "bf16", "Q8_0", "q4_k_m"])
 def test_a_folder_becomes_a_file_of_that_type(outtype: str, checkpoint: Path, out: Path) -> None:
     heard: list[tuple[str, int, int]] = []
     made = make_gguf(
@@ -101,6 +101,25 @@ def test_the_command_line(checkpoint: Path, out: Path, capfd: pytest.CaptureFixt
     assert run(["convert", str(checkpoint), target, "--force", "--json"]) == 0
     facts = json.loads(capfd.readouterr().out)
     assert (facts["type"], facts["architecture"]) == ("f16", "llama")
+
+
+@pytest.mark.parametrize("outtype", ["auto", "q4_k_m"])
+@pytest.mark.parametrize("name", ["m.safetensors", "m.SAFETENSORS", "m.pt"])
+def test_a_name_of_another_format_is_refused_before_the_download(
+    name: str,
+    outtype: str,
+    hub: FakeHub,
+    checkpoint: Path,
+    out: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    hub.add("someone/Tiny", checkpoint)
+    assert run(["convert", "someone/Tiny", str(out / name), "--outtype", outtype, "--force"]) == 1
+    told = capfd.readouterr().err
+    assert told.count("\n") == 1
+    assert ".gguf" in told
+    assert names(out) == []
+    assert hub.requests == []
 
 
 def shard(folder: Path, shard_name: str = "model-00002-of-00002.safetensors") -> None:

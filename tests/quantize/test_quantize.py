@@ -224,3 +224,14 @@ def test_the_command_line_tells_what_it_did(
     assert run(["quantize", str(wide), str(target), "--type", "q4_k_m"]) == 1
     assert capfd.readouterr().err.count("\n") == 1
     assert run(["quantize", str(wide), str(target), "--type", "nonsense", "--force"]) == 2
+
+
+@pytest.mark.parametrize("name", ["out.safetensors", "out.Safetensors"])
+def test_a_name_of_another_format_is_refused(
+    name: str, wide: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["quantize", str(wide), str(tmp_path / name), "--type", "q4_k_m", "--force"]) == 1
+    told = capfd.readouterr().err
+    assert told.count("\n") == 1
+    assert ".gguf" in told
+    assert not (tmp_path / name).exists()

@@ -73,9 +73,6 @@ def command(
         )
         bar.close()
         with trimix:
-            if (length or manifest.draft).n_tokens is None:
-                trimix.measure_batches(bar.measuring)
-                bar.close()
             interactive = sys.stdin.isatty()
             if interactive:
                 stderr.print(f"[dim]{trimix.manifest.name}: {_HELP}[/dim]")

@@ -165,7 +165,7 @@ def command(
         manifest=manifest,
         systems=System.choose(weights or [], rule or [], opt.plausibility(plausibility), manifest),
         context=opt.context(manifest, ctx, batch, threads, gpu_layers, kv_type),
-        sampling=opt.sampling(manifest, {}, greedy=greedy, grammar=None),
+        sampling=opt.sampling_params(manifest, {}, greedy=greedy, grammar=None),
         chat=manifest.chat if chat is None else chat,
         templates=templates,
     )

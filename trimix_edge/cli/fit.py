@@ -110,7 +110,7 @@ def command(
             on_progress=bar.loading,
         ) as trimix,
     ):
-        roles = grid.roles if choice is None else trimix.trio.roles
+        roles = grid.roles if choice is None else trimix.roles
         source = TextSource(trimix, roles, samples_of(trimix, texts, read, chat=chat), bar.update)
         if choice is not None:
             host = fit_host(source)

@@ -128,8 +128,6 @@ def command(
                 "draft": length,
                 "on_progress": bar.prompt,
             }
-            if (length or manifest.draft).n_tokens is None:
-                trimix.measure_batches(bar.measuring)
             if prompt_cache is not None:
                 _take_up(trimix, prompt_cache)
             turns = _messages(system, prompt) if system is not None else prompt

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from trimix_edge import values
 from trimix_edge.cli.console import stderr
 from trimix_edge.config import (
     ContextParams,
@@ -18,7 +19,6 @@ from trimix_edge.config import (
     Role,
     RuleChoice,
     SamplingParams,
-    parse_weights,
 )
 from trimix_edge.config import Weights as FusionWeightsOrChoice
 from trimix_edge.errors import GrammarError, PromptError, TriMixError, UsageError
@@ -187,7 +187,7 @@ def models(
 
 
 def weights(text: str | None) -> FusionWeightsOrChoice | None:
-    return None if text is None else parse_weights(text)
+    return None if text is None else values.weights(text)
 
 
 def rule(text: str | None, weights: str | None) -> RuleChoice | None:
@@ -198,7 +198,7 @@ def rule(text: str | None, weights: str | None) -> RuleChoice | None:
     """
     if text is None:
         return None
-    choice = RuleChoice.parse(text)
+    choice = values.rule(text)
     if weights is not None:
         choice.refuse_weights()
     return choice
@@ -217,7 +217,7 @@ def draft(
     """The length of drafts; says so, once, where one is asked for that nothing can write."""
     if text is None:
         return None
-    parsed = Draft.parse(text)
+    parsed = values.draft(text)
     in_force = wanted or manifest.weights
     # Weights chosen by prompt may give any role something.
     roles = in_force.roles if isinstance(in_force, FusionWeights) else tuple(Role)
@@ -228,7 +228,7 @@ def draft(
 
 
 def plausibility(text: str | None) -> Plausibility | None:
-    return None if text is None else Plausibility.parse(text)
+    return None if text is None else values.plausibility(text)
 
 
 def context(
@@ -247,15 +247,16 @@ def context(
     }
     return replace(
         manifest.context,
-        gpu_layers=ContextParams.parse_gpu_layers(gpu_layers or []),
+        gpu_layers=values.gpu_layers(gpu_layers or []),
         **{name: value for name, value in given.items() if value is not None},
     )
 
 
 def sampling(
     manifest: TrioManifest, options: dict[str, Any], *, greedy: bool, grammar: Path | None
-) -> SamplingParams:
-    """The manifest's sampling with the given options in place; ``--greedy`` starts from nothing.
+) -> dict[str, Any]:
+    """The sampler settings that were given, to be laid over the manifest's; all of them for
+    ``--greedy``.
 
     Raises:
         UsageError: ``--greedy`` beside an option that contradicts it, or a value out of range.
@@ -268,8 +269,17 @@ def sampling(
         if given.keys() - {"seed"}:
             name = min(given.keys() - {"seed"}).replace("_", "-")
             raise UsageError(f"--greedy switches every sampler off: leave --{name} away")
-        return SamplingParams()
-    return replace(manifest.sampling, **given)
+        given = {f.name: getattr(SamplingParams(), f.name) for f in fields(SamplingParams)}
+    values.overlay(manifest.sampling, given)
+    return given
+
+
+def sampling_params(
+    manifest: TrioManifest, options: dict[str, Any], *, greedy: bool, grammar: Path | None
+) -> SamplingParams:
+    """What :func:`sampling` gives, laid over the manifest's."""
+    given = sampling(manifest, options, greedy=greedy, grammar=grammar)
+    return values.overlay(manifest.sampling, given)
 
 
 def read_stdin() -> str:

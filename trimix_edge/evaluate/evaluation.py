@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trimix_edge.config import Role
-from trimix_edge.decoding.generation import Generation
+from trimix_edge.decoding.run import Generation
 from trimix_edge.evaluate.plan import Plan, Progress, Settings
 from trimix_edge.evaluate.report import read_run, report
 from trimix_edge.evaluate.results import REPORT, REPORT_TEXT, ResultsFolder
@@ -28,14 +28,11 @@ class TrioAnswerer:
 
     @property
     def n_ctx(self) -> int:
-        return self._trimix.trio.n_ctx
+        return self._trimix.n_ctx
 
     def rewind(self, n_kept: int, system: System) -> None:
         """Forget what the system's models have read, but for its beginning."""
-        if n_kept == 0:
-            self._trimix.trio.start(system.roles)
-        else:
-            self._trimix.trio.truncate(n_kept)
+        self._trimix.forget(n_kept)
 
     def tokenize(self, prompt: str, *, chat: bool) -> list[int]:
         return self._trimix.tokenize(prompt, chat=chat)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from trimix_edge.evaluate.plan import Plan, Progress
@@ -14,7 +14,7 @@ from trimix_edge.evaluate.systems import System
 from trimix_edge.evaluate.tasks import Cell, Item
 
 if TYPE_CHECKING:
-    from trimix_edge.decoding.generation import Generation
+    from trimix_edge.decoding.run import Generation
 
 STOP = "\n"
 """An answer is one line (paper, section 4)."""
@@ -171,7 +171,7 @@ class _Loop:
             chat=self._settings.chat,
             max_tokens=max_tokens,
             stop=[STOP],
-            sampling=self._settings.repeatable_sampling,
+            sampling=asdict(self._settings.repeatable_sampling),
             **self._system.options,
         )
 

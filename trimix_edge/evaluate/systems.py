@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from trimix_edge import values
 from trimix_edge.config import (
     Draft,
     FusionWeights,
@@ -17,14 +18,13 @@ from trimix_edge.config import (
     Role,
     RuleChoice,
     Weights,
-    parse_weights,
 )
 from trimix_edge.errors import UsageError
 from trimix_edge.fusion.choose import rule_roles
 from trimix_edge.trios.manifest import TrioManifest
 
 if TYPE_CHECKING:
-    from trimix_edge.decoding.generation import Generation
+    from trimix_edge.decoding.run import Generation
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ class System:
         """
         mask = plausibility or manifest.plausibility
         available = {*manifest.models, *manifest.adapters}
-        chosen = [(RuleChoice(), parse_weights(text)) for text in weights]
-        chosen += [(RuleChoice.parse(text), manifest.weights) for text in rules]
+        chosen = [(RuleChoice(), values.weights(text)) for text in weights]
+        chosen += [(values.rule(text), manifest.weights) for text in rules]
         systems = tuple(
             cls(rule, pair, mask, frozenset(rule_roles(rule, pair, mask, available)))
             for rule, pair in chosen or [(RuleChoice(), manifest.weights)]
