@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trimix_edge.config import FusionWeights, Plausibility, Role, RuleChoice, SamplingParams
+from trimix_edge import values
+from trimix_edge.config import FusionWeights, Role, RuleChoice, SamplingParams
 from trimix_edge.decoding.sequence import DraftCounts, Timings
 from trimix_edge.errors import (
     ContextOverflowError,
@@ -162,16 +163,14 @@ class FakeEngine:
     def _check(self, options: dict[str, Any]) -> None:
         SamplingParams(**{k: v for k, v in options.items() if k in _SAMPLING})
         if isinstance(options.get("rule"), str):
-            RuleChoice.parse(options["rule"])
+            values.rule(options["rule"])
         if isinstance(options.get("plausibility"), str):
-            Plausibility.parse(options["plausibility"])
+            values.plausibility(options["plausibility"])
         if options.get("grammar") is not None and "root" not in options["grammar"]:
             raise GrammarError("grammar: it has no root")
         if "" in ([options["stop"]] if isinstance(options.get("stop"), str) else
                   options.get("stop") or []):  # fmt: skip
             raise UsageError("a stop string is empty: it would stop at once")
-        if any(token > END for token in options.get("logit_bias") or {}):
-            raise UsageError("logit_bias: a token is not in the vocabulary")
 
     def step(self) -> list[tuple[FakeRun, FakeChunk]]:
         if self.crashes:

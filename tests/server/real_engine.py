@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from server.shim import Shim
+from trimix_edge import Role, TriMix
 
 
-def load() -> Any:
-    return Shim()
+def load() -> TriMix:
+    return TriMix.load("dzongkha", n_parallel=4, roles=tuple(Role))

@@ -13,7 +13,19 @@ from trimix_edge.server.protocol import Chunk, Run
 _LEAST_LOGPROB = -9999.0
 """What OpenAI writes for minus infinity, which JSON lacks."""
 
-_REASONS = {"end": "stop", "stop": "stop", "length": "length", "context": "length"}
+_REASONS = {
+    "end": "stop",
+    "stop": "stop",
+    "length": "length",
+    "context": "length",
+    "cancelled": "stop",
+}
+    "end": "stop",
+    "stop": "stop",
+    "length": "length",
+    "context": "length",
+    "cancelled": "stop",
+}
 
 TokenBytes = Callable[[int], bytes]
 
@@ -35,11 +47,11 @@ class Choice:
 
     def add(self, chunk: Chunk) -> list[dict[str, Any]]:
         """Take a chunk in; returns its tokens' items for ``logprobs``, none or one."""
-        self.n_tokens += 1
+        self.n_tokens += chunk.token_id >= 0  # some generations end without a token
         self.weights = chunk.weights
         items = []
         # The token that ends a text is no part of it.
-        if chunk.logprob is not None and chunk.finish_reason != "end":
+        if chunk.logprob is not None and chunk.token_id >= 0 and chunk.finish_reason != "end":
             items.append(self._item(chunk))
             self.offsets.append(len(self.text))
         self.items += items

@@ -55,6 +55,13 @@ async def _answer(
         raise ApiError(400, "stream_options needs stream to be true", param="stream_options")
     engine = state.thread.engine
     options = await state.thread.prepare(partial(options_of, asked))
+    for token in options.get("logit_bias", ()):
+        if token >= engine.trio.vocab.size:
+            raise ApiError(
+                400,
+                f"logit_bias: {token} is not in a vocabulary of {engine.trio.vocab.size}",
+                param="logit_bias",
+            )
     try:
         group = await state.thread.submit(jobs_of(prompts, options, asked.n or 1))
     except (ContextOverflowError, PromptError) as error:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from trimix_edge.config import FusionWeights, RuleChoice
+from trimix_edge import values
+from trimix_edge.config import FusionWeights
 from trimix_edge.errors import UsageError
 from trimix_edge.llama.json_schema import grammar_of_schema
 from trimix_edge.server.errors import ApiError
@@ -73,17 +74,13 @@ def _max_tokens(request: ChatRequest | CompletionRequest) -> int | None:
 
 
 def _weights(request: GenerationRequest) -> str | tuple[float, float]:
+    assert request.weights is not None
     if request.rule is not None:
-        RuleChoice.parse(request.rule).refuse_weights()
-    given = request.weights
-    if isinstance(given, list):
-        pair = FusionWeights.parse(",".join(map(repr, given)))
-        return (pair.large_ins, pair.small_cpt)
-    assert given is not None
-    if given in ("auto", "entropy"):
-        return given
-    pair = FusionWeights.parse(given)
-    return (pair.large_ins, pair.small_cpt)
+        values.rule(request.rule).refuse_weights()
+    chosen = values.weights(request.weights)
+    if isinstance(chosen, FusionWeights):
+        return (chosen.large_ins, chosen.small_cpt)
+    return str(chosen)
 
 
 def _logit_bias(given: dict[str, float] | list[list[float]]) -> dict[int, float]:
