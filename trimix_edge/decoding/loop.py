@@ -120,7 +120,7 @@ class EngineLoop:
                 chunk = run.put(token)
                 if chunk is not None:
                     events.append((run, chunk))
-                if sequence.finish_reason is not None:
+                if run.finished:  # not the sequence: drafted tokens end it before they are told
                     del self._runs[id(sequence)]
         return events
 
