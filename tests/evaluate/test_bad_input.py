@@ -203,6 +203,16 @@ PLAIN = {
 FOLDERS = {
     "no_folder": Case("is no folder: --data names the one", "--tasks all --data @/missing"),
     "no_task": Case("holds no task: looked for folders", "--tasks all --data @/math"),
+    "only_unread": Case(
+        "holds no task: .*; folder 'vocabulary' is skipped: MiLiC-Eval's vocabulary task is not",
+        "--tasks all --data @/reading_comprehension",
+        lambda data: (data / "reading_comprehension/vocabulary").mkdir(),
+    ),
+    "no_exemplars_of_labels": Case(
+        "holds 0 exemplars, 3 are wanted: lower --shots",
+        "--tasks text_classification",
+        lambda data: write_json(data / "text_classification/bo/train_1.json", []),
+    ),
     "no_such_folder_of_a_task": Case(
         "has no task math: looked for the folder",
         change=lambda data: shutil.rmtree(data / "math"),
@@ -233,6 +243,19 @@ USAGE = {
     "seed": Case("seed is -1", "--seed -1", code=2),
     "direction": Case("direction 'up' is none of both, into", "--direction up", code=2),
     "prompt_language": Case("no prompts are written in 'fr'", "--tasks math --prompt-language fr"),
+    "exemplars": Case("exemplars 'best' are neither first nor", "--exemplars best", code=2),
+    "max_chars": Case("max-chars is -1, it can't be negative", "--max-chars -1", code=2),
+    "judge": Case("judge 'kind' is none of default, paper", "--judge kind", code=2),
+    "unread": Case("task 'vocabulary': .* is not read here", "--tasks vocabulary", code=2),
+    "host": Case("saf:auto chooses .* give --dev beside it", "--rule saf:auto", code=2),
+    "dev": Case("--dev is for rules that choose on dev data", "--dev", code=2),
+    "host_of_dev": Case(
+        "can't be evaluated on them",
+        "--tasks math --rule saf:auto --dev --split dev",
+        lambda data: write_json(data / "math/bo/dev.json", [record("math", "bo", 0)]),
+        2,
+    ),
+    "no_dev": Case(r"dev\.json is missing", "--tasks math --rule saf:auto --dev"),
     "weights": Case("weights: 'best' is neither auto nor", "--weights best", code=2),
     "rule": Case("rule: 'median' is not one of", "--rule median", code=2),
     "twice": Case("average is given twice", "--rule average --rule average", code=2),

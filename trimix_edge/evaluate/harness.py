@@ -96,9 +96,7 @@ class ModelArguments:
             values[name] = kinds[name](value)
         found = cls(**values)
         if found.max_gen_toks < 1:
-            raise UsageError(
-                f"model_args: max_gen_toks is {found.max_gen_toks}, at least 1 is fine"
-            )
+            raise UsageError(f"model_args: max_gen_toks is {found.max_gen_toks}, not 1 or more")
         return found
 
     @property
@@ -120,16 +118,14 @@ class ModelArguments:
             TriMixError: one of its kinds; see :mod:`trimix_edge.errors`.
         """
         manifest = TrioManifest.find(self.trio, self.models or None)
-        names = {field.name for field in fields(ContextParams)}
+        mask, names = self.plausibility, {field.name for field in fields(ContextParams)}
         changed = {n: v for n in names if (v := getattr(self, n, None)) is not None}
         return TriMix.load(
             self.trio,
             models=self.models or None,
             weights=self.chosen_weights,
             rule=None if self.rule is None else RuleChoice.parse(self.rule),
-            plausibility=None
-            if self.plausibility is None
-            else Plausibility.parse(self.plausibility),
+            plausibility=None if mask is None else Plausibility.parse(mask),
             context=replace(manifest.context, **changed),
         )
 
