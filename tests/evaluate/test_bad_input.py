@@ -408,6 +408,17 @@ def without(*parts: str) -> Change:
     return change
 
 
+def holds(part: str, value: object) -> Change:
+    """Gives the description of the cell another part."""
+
+    def change(folder: Path) -> None:
+        content = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        content["configuration"]["cells"]["math.bo"][part] = value
+        write_json(folder / "run.json", content)
+
+    return change
+
+
 RESULTS: dict[str, tuple[str, Change]] = {
     "no_description": (
         "is no folder of results: it has no run.json", lambda f: (f / "run.json").unlink(),
@@ -429,6 +440,12 @@ RESULTS: dict[str, tuple[str, Change]] = {
             ("configuration", "cells", "math.bo", "data"),
             ("configuration", "cells", "math.bo", "shots"),
         )
+    },
+    **{
+        f"description_of_{part}_{value}": (
+            r"run\.json is damaged: it lacks a part", holds(part, value),
+        )
+        for part, value in (("cut", {"max_chars": 1}), ("cut", 3), ("exemplars", "balanced"))
     },
     "unfinished": ("is not finished: it has 0 of 1 predictions of math.bo; run its", drop_file),
     "cut": ("is not finished: it has 0 of 1 predictions of math.bo; run its", drop_line),

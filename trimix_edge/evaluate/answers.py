@@ -15,11 +15,10 @@ _SPECIAL = re.compile(
     r"<\|[A-Za-z0-9_]+\|>|</?s>|<(?:unk|pad|bos|eos|mask|start_of_turn|end_of_turn)>"
 )
 
-# What leads up to a letter, where an answer is a sentence.
-_CUE = re.compile(
-    r"(?:\b(?:answer|option|choice|reply)\b(?: is| would be| should be)?|\bis|答案|选项|选择|选|是)"
-    r"[\s:：]*[(\[（「'\"*]*([A-Z])(?![A-Za-z0-9]|[-'’][A-Za-z])"
-)
+# What leads up to a letter where an answer is a sentence: surely, and perhaps.
+_LETTER = r"[\s:：]*[(\[（「'\"*]*([A-Z])(?![A-Za-z0-9]|[-'’][A-Za-z])"
+_ANSWER_IS = re.compile(r"(?:\banswer(?: is| would be| should be)?|答案是?)" + _LETTER)
+_IS = re.compile(r"(?:\b(?:is|option|choice|reply)|是|选项?|选择)" + _LETTER)
 _ALONE = re.compile(r"(?<![A-Za-z0-9'’-])(?<![A-Za-z]\.)([A-Za-z])(?![A-Za-z0-9]|[-'’][A-Za-z])")
 # After the letter A these make it an answer ("A is right"), before any other word it is an article.
 _NO_ARTICLE = frozenset(
@@ -44,19 +43,19 @@ def as_letter(answer: str, n_options: int) -> str | None:
     """
     text = unicodedata.normalize("NFKC", answer).strip()
     letters = ascii_uppercase[:n_options]
-    announced = [found[1] for found in _CUE.finditer(_cues_as_said(text)) if found[1] in letters]
-    if announced and not _begins_with_letter(text, letters):
-        return announced[-1]
+    if not _begins_with_letter(text, letters):
+        # Words in small letters, letters as they are.
+        said = re.sub(r"[A-Za-z]{2,}", lambda word: word[0].lower(), text)
+        for cue, which in ((_ANSWER_IS, -1), (_IS, 0)):
+            announced = [f[1] for f in cue.finditer(said) if not _is_article(said, f, 1)]
+            announced = [letter for letter in announced if letter in letters]
+            if announced:
+                return announced[which]
     for found in _ALONE.finditer(text):
         letter = found[1].upper()
-        if letter in letters and not _is_word(text, found):
+        if letter in letters and not _is_small_word(text, found):
             return letter
     return None
-
-
-def _cues_as_said(text: str) -> str:
-    """With the words in front of letters in small letters, and the letters as they are."""
-    return re.sub(r"[A-Za-z]{2,}", lambda word: word[0].lower(), text)
 
 
 def _begins_with_letter(text: str, letters: str) -> bool:
@@ -65,15 +64,20 @@ def _begins_with_letter(text: str, letters: str) -> bool:
     return found is not None and found[1].upper() in letters
 
 
-def _is_word(text: str, found: re.Match[str]) -> bool:
-    """Whether a letter that stands alone is a word of the sentence: an article, a small letter."""
-    letter, after = found[1], text[found.end() :]
-    word = re.match(r"\s+([A-Za-z]+)", after)
-    if letter.islower():
-        return word is not None or (found.start() > 0 and text[found.start() - 1].isspace())
-    if letter not in "AI" or word is None:
+def _is_article(text: str, found: re.Match[str], group: int) -> bool:
+    """Whether a capital letter is the first word of something else: "A good one", "I think"."""
+    word = re.match(r"\s+([A-Za-z]+)", text[found.end(group) :])
+    if found[group] not in "AI" or word is None:
         return False
     return word[1].islower() and word[1] not in _NO_ARTICLE
+
+
+def _is_small_word(text: str, found: re.Match[str]) -> bool:
+    """Whether a letter that stands alone is a word of its sentence: an article, a small letter."""
+    if found[1].isupper():
+        return _is_article(text, found, 1)
+    has_next = re.match(r"\s+[A-Za-z]", text[found.end() :]) is not None
+    return has_next or (found.start() > 0 and text[found.start() - 1].isspace())
 
 
 def as_label(answer: str) -> str:

@@ -156,6 +156,7 @@ def _facts(
     if balances:
         facts["per_label"] = selection.n_shots(task)
         facts["shuffle_seed"] = SHUFFLE_SEED
+        facts["lacking"] = list(cell.lacking)
     if cell.labels:
         facts["labels"] = list(cell.labels)
     if task.long_field is not None:

@@ -89,21 +89,31 @@ _PARTS: Mapping[str, type | tuple[type, ...]] = {
     "cells": dict,
 }
 _CELL_PARTS = {"task": str, "judge": str, "shots": int, "n_items": int, "data": dict}
+_BALANCED_PARTS = {"per_label": int, "shuffle_seed": int, "lacking": list, "labels": list}
+_CUT_PARTS = {"field": str, "max_chars": int, "items": int, "exemplars": int}
 
 
 def _is_whole(run: Mapping[str, Any]) -> bool:
     """Whether a ``run.json`` has all that a report reads of it."""
     configuration: Any = run.get("configuration")
     return (
-        _has(run, {"configuration": dict, "machine": dict})
+        _has({"skipped": [], **run}, {"configuration": dict, "machine": dict, "skipped": list})
         and _has(configuration, _PARTS)
         and all(_has(system, {"name": str}) for system in configuration["systems"])
-        and all(_has(cell, _CELL_PARTS) for cell in configuration["cells"].values())
-        and all(cell["judge"] in get_args(Judge) for cell in configuration["cells"].values())
+        and all(map(_is_whole_cell, configuration["cells"].values()))
         and all(
             _has(model, {"file": str, "sha256": str}) for model in configuration["models"].values()
         )
         and _has(configuration["context"], {"n_ctx": int, "kv_type": str})
+    )
+
+
+def _is_whole_cell(cell: Any) -> bool:
+    return (
+        _has(cell, _CELL_PARTS)
+        and cell["judge"] in get_args(Judge)
+        and (cell.get("exemplars") != "balanced" or _has(cell, _BALANCED_PARTS))
+        and ("cut" not in cell or _has(cell["cut"], _CUT_PARTS))
     )
 
 

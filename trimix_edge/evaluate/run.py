@@ -61,8 +61,8 @@ def predict(
     for cell in plan.cells:
         if cell.lacking:
             say(
-                f"{cell.name}: {', '.join(cell.lacking)} has fewer exemplars than are wanted of "
-                f"each label: all that there are are shown"
+                f"{cell.name}: fewer exemplars than are wanted of the labels "
+                f"{', '.join(cell.lacking)}: all that the file holds are shown"
             )
     with ExitStack() as models:
         loaded: list[Answerer] = []
@@ -248,15 +248,25 @@ class _Loop:
 
     def _fitting(self, item: Item) -> _Asked:
         """The prompt with as many exemplars as leave room for an answer."""
-        all_shots = self._prompts.shots
-        for shots in range(all_shots, -1, -1):
-            prompt = self._prompts.prompt(item, shots)
-            tokens = self._answerer.tokenize(prompt, chat=self._settings.chat)
-            if len(tokens) + self._max_tokens <= self._answerer.n_ctx:
-                break
-        if shots < all_shots:
+        asked = self._with(item, self._prompts.shots)
+        if asked.shots and not self._has_room(asked):
+            few, many = 0, self._prompts.shots  # exemplars that fit, if any do, and that do not
+            asked = self._with(item, few)
+            while many - few > 1:
+                tried = self._with(item, (few + many) // 2)
+                if self._has_room(tried):
+                    few, asked = tried.shots, tried
+                else:
+                    many = tried.shots
             self._say(
                 f"not all prompts fit into {self._answerer.n_ctx} tokens with their exemplars: "
                 f"fewer are used there, and the report counts them; --ctx makes room"
             )
-        return _Asked(prompt, tokens, shots)
+        return asked
+
+    def _with(self, item: Item, shots: int) -> _Asked:
+        prompt = self._prompts.prompt(item, shots)
+        return _Asked(prompt, self._answerer.tokenize(prompt, chat=self._settings.chat), shots)
+
+    def _has_room(self, asked: _Asked) -> bool:
+        return len(asked.tokens) + self._max_tokens <= self._answerer.n_ctx

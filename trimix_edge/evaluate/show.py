@@ -173,10 +173,11 @@ def _exemplars(cell: Mapping[str, Any]) -> str:
     task, shots = _plain(cell["task"]), cell["shots"]
     if not shots or cell.get("exemplars") != "balanced":
         return f"{task}: {shots}, the first ones of the file" if shots else f"{task}: none"
+    lacking = f" (fewer of {', '.join(map(_plain, cell['lacking']))})" if cell["lacking"] else ""
     return (
-        f"{task}: {shots}, the first {cell.get('per_label')} of each label, shuffled with seed "
-        f"{cell.get('shuffle_seed')}; labels by their code points: "
-        f"{', '.join(map(_plain, cell.get('labels', ())))}"
+        f"{task}: {shots}, the first {cell['per_label']} of each label{lacking}, shuffled with "
+        f"seed {cell['shuffle_seed']}; labels by their code points: "
+        f"{', '.join(map(_plain, cell['labels']))}"
     )
 
 
