@@ -142,6 +142,12 @@ def test_classification_has_three_of_each_label_shuffled_and_cut(
     assert prompt.endswith(":")
 
 
+def test_labels_are_those_of_the_whole_evaluated_file(
+    prompts: Callable[..., list[str]],
+) -> None:
+    assert prompts("text_classification", "--limit", "1") == prompts("text_classification")
+
+
 def test_titles_have_the_first_three_exemplars_and_cut_articles(
     prompts: Callable[..., list[str]],
 ) -> None:
@@ -223,6 +229,7 @@ def test_fewer_exemplars_for_want_of_room_are_as_many_of_each_label(tmp_path: Pa
     write_json(tmp_path / "text_classification" / "bo" / "train_1.json", train)
     write_json(tmp_path / "text_classification" / "bo" / "test.json", train[::5])
     (cell,) = load_cells(Selection(tmp_path))
+    assert cell.n_cut == (2, 6)  # those of odd numbers
     for shots in range(13):
         shown = cell.shown(shots)
         counts = [sum(item.reference == label for item in shown) for label in LABELS]

@@ -100,7 +100,8 @@ def command(
     seed: Annotated[
         int,
         typer.Option(
-            help="0, 1, 2: which train file the exemplars come from; also of resampling.",
+            help="0, 1, 2 (the paper's 1, 2, 3): exemplars come from train_1.json, train_2.json, "
+            "train_3.json; also of resampling.",
             rich_help_panel=_BENCHMARK,
         ),
     ] = 0,
