@@ -100,7 +100,7 @@ def test_a_line_is_read_as_it_was_written() -> None:
 def test_what_a_run_did_not_keep_is_not_in_its_lines_and_may_be_there() -> None:
     plain = prediction("1")
     told = replace(plain, n_evaluated=4, prompt="ཀ\n|")
-    assert b'prompt":' not in plain.line().replace(b'"prompt": 0.5', b"")
+    assert not {"n_evaluated", "prompt"} & json.loads(plain.line()).keys()
     assert Prediction.parse(told.line()) == told
 
 
