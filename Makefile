@@ -20,6 +20,12 @@ LLAMA := $(shell grep -o 'llama-cpp-python==[0-9.]*' pyproject.toml)
 # Only llama.cpp's library is needed: no multimodal part, no programs, no server.
 LEAN := -DLLAVA_BUILD=OFF $(foreach part,TESTS TOOLS EXAMPLES SERVER APP,-DLLAMA_BUILD_$(part)=OFF)
 
+# Some virtual machines report AMX, and end a process that loads a tile configuration. llama.cpp's
+# AVX-512 kernels are used instead.
+ifeq ($(shell uname -m),x86_64)
+NO_AMX := $(foreach part,tile int8 bf16,-mno-amx-$(part))
+endif
+
 # pip keeps wheels by name alone: one that was built otherwise must be neither taken nor kept.
 UNCACHED := $(if $(CMAKE_ARGS)$(filter-out default,$(origin CC) $(origin CXX)),--no-cache-dir)
 
@@ -70,7 +76,8 @@ clean:
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
 		|| { echo "Python 3.10 or newer is needed: make PYTHON=python3.12"; exit 1; }
 	@echo "Installing $(LLAMA): compiles llama.cpp once, about five minutes on two cores"
-	@CMAKE_ARGS="$(LEAN) $${CMAKE_ARGS:-}" $(BIN)/pip install --verbose $(UNCACHED) $(LLAMA) 2>&1 \
+	@CFLAGS="$(NO_AMX) $${CFLAGS:-}" CXXFLAGS="$(NO_AMX) $${CXXFLAGS:-}" CMAKE_ARGS="$(LEAN) $${CMAKE_ARGS:-}" \
+		$(BIN)/pip install --verbose $(UNCACHED) $(LLAMA) 2>&1 \
 		| tee .venv/llama.log \
 		| sed -un 's|^ *\[\([0-9]*/[0-9]*\)\].*|  compiled \1|p' \
 		|| { tail -n 30 .venv/llama.log; echo "The whole log: .venv/llama.log"; exit 1; }

@@ -6,10 +6,10 @@ python examples/loop.py
 import sys
 
 from trimix_edge import FusionWeights, Role
-from trimix_edge.fusion import LinearFusion
-from trimix_edge.manifest import TrioManifest
-from trimix_edge.text import TextStream
-from trimix_edge.trio import Trio
+from trimix_edge.decoding.text import TextStream
+from trimix_edge.decoding.trio import Trio
+from trimix_edge.fusion.linear import LinearFusion
+from trimix_edge.trios.manifest import TrioManifest
 
 manifest = TrioManifest.find("dzongkha")
 with Trio(manifest.models, list(Role), manifest.context) as trio:

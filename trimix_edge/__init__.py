@@ -15,7 +15,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from trimix_edge.chat import Message
     from trimix_edge.config import (
         ContextParams,
         Draft,
@@ -26,13 +25,14 @@ if TYPE_CHECKING:
         SamplingParams,
         WeightChoice,
     )
+    from trimix_edge.decoding.chat import Message
+    from trimix_edge.decoding.generation import Generation, GenerationChunk, GenerationOptions
+    from trimix_edge.decoding.scoring import Score, TokenScores
+    from trimix_edge.decoding.sequence import DraftCounts, FinishReason, Timings
     from trimix_edge.errors import TriMixError
-    from trimix_edge.generation import Generation, GenerationChunk, GenerationOptions
     from trimix_edge.llama import BackendInfo, backend_info
-    from trimix_edge.manifest import TrioManifest
-    from trimix_edge.scoring import Score, TokenScores
-    from trimix_edge.sequence import DraftCounts, FinishReason, Timings
     from trimix_edge.trimix import TriMix
+    from trimix_edge.trios.manifest import TrioManifest
 
 __version__ = "0.1.0"
 
@@ -62,7 +62,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "chat": ("Message",),
+    "decoding.chat": ("Message",),
     "config": (
         "ContextParams",
         "Draft",
@@ -74,11 +74,11 @@ _HOMES = {
         "WeightChoice",
     ),
     "errors": ("TriMixError",),
-    "generation": ("Generation", "GenerationChunk", "GenerationOptions"),
+    "decoding.generation": ("Generation", "GenerationChunk", "GenerationOptions"),
     "llama": ("BackendInfo", "backend_info"),
-    "manifest": ("TrioManifest",),
-    "scoring": ("Score", "TokenScores"),
-    "sequence": ("DraftCounts", "FinishReason", "Timings"),
+    "trios.manifest": ("TrioManifest",),
+    "decoding.scoring": ("Score", "TokenScores"),
+    "decoding.sequence": ("DraftCounts", "FinishReason", "Timings"),
     "trimix": ("TriMix",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -8,9 +8,6 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from trimix_edge import prompt_cache
-from trimix_edge.batch_costs import BatchCosts, CostFile, CostProgress, measure
-from trimix_edge.chat import Message, render_chat
 from trimix_edge.config import (
     ContextParams,
     Draft,
@@ -19,15 +16,19 @@ from trimix_edge.config import (
     RuleChoice,
     Weights,
 )
+from trimix_edge.decoding import prompt_cache
+from trimix_edge.decoding.batch_costs import BatchCosts, CostFile, CostProgress, measure
+from trimix_edge.decoding.chat import Message, render_chat
+from trimix_edge.decoding.experience import Experience
+from trimix_edge.decoding.generation import Generation, GenerationChunk, GenerationOptions, Run
+from trimix_edge.decoding.scoring import Score, ScoreProgress, score_tokens
+from trimix_edge.decoding.trio import LoadProgress, Trio
 from trimix_edge.errors import UsageError
-from trimix_edge.experience import Experience
-from trimix_edge.fusion import FusionRule
-from trimix_edge.generation import Generation, GenerationChunk, GenerationOptions, Run
+from trimix_edge.fusion.by_prompt import DynamicFusion
+from trimix_edge.fusion.choose import make_rule, rule_roles
+from trimix_edge.fusion.rule import FusionRule
 from trimix_edge.llama import backend_info
-from trimix_edge.manifest import TrioManifest
-from trimix_edge.rules import DynamicFusion, make_rule, rule_roles
-from trimix_edge.scoring import Score, ScoreProgress, score_tokens
-from trimix_edge.trio import LoadProgress, Trio
+from trimix_edge.trios.manifest import TrioManifest
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

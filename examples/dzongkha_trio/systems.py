@@ -28,14 +28,15 @@ from trimix_kernels import token_logprobs
 
 from trimix_edge import FusionWeights, Role, TriMix
 from trimix_edge.config import Draft, RuleChoice, WeightChoice, Weights
-from trimix_edge.fit import fit_host, fit_weights
-from trimix_edge.rules import SafFusion, WeightGrid
-from trimix_edge.scoring import Piece
+from trimix_edge.decoding.scoring import Piece
+from trimix_edge.fusion.by_prompt import WeightGrid
+from trimix_edge.fusion.saf import SafFusion
+from trimix_edge.measure.fit import fit_host, fit_weights
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Stored references as what :mod:`trimix_edge.fit` reads."""
+    """Stored references as what :mod:`trimix_edge.measure.fit` reads."""
 
     data: References
 

@@ -26,7 +26,7 @@ from synthetic import N_VOCAB, write_model
 
 from trimix_edge import FusionWeights, Plausibility, Role, SamplingParams, TriMix
 from trimix_edge.config import Draft
-from trimix_edge.fusion import LinearFusion
+from trimix_edge.fusion.linear import LinearFusion
 
 WIDTHS = {Role.LARGE_INS: 152_064, Role.SMALL_CPT: N_VOCAB, Role.SMALL_BASE: N_VOCAB}
 TWO, THREE = FusionWeights(0.1, 0.9), FusionWeights(0.3, 0.9)

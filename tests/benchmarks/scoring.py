@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from trimix_kernels import grid_nll, moments
 
-from trimix_edge.rules import GRID
+from trimix_edge.fusion.by_prompt import GRID
 
 N_VOCAB = 151_936
 WIDTHS = (152_064, N_VOCAB, N_VOCAB)

@@ -7,7 +7,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-from trimix_edge.synthetic import add_vocabulary
+from trimix_edge.measure.synthetic import add_vocabulary
 
 N_VOCAB = 151_936
 _HIDDEN, _HEADS, _FEED_FORWARD, _LAYERS = 64, 1, 128, 1

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from trimix_edge import synthetic
 from trimix_edge.hub.presets import presets_content
+from trimix_edge.measure import synthetic
 
 Run = Callable[..., Any]
 QUICK = ("-r", "2", "-n", "6", "-p", "20", "-t", "1")

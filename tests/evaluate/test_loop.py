@@ -16,7 +16,7 @@ from trimix_edge.evaluate.results import ResultsFolder
 from trimix_edge.evaluate.run import predict
 from trimix_edge.evaluate.systems import System
 from trimix_edge.evaluate.tasks import Selection
-from trimix_edge.manifest import TrioManifest
+from trimix_edge.trios.manifest import TrioManifest
 
 Predict = Callable[..., dict[str, Any]]
 

@@ -16,7 +16,7 @@ import numpy as np
 from gguf import GGMLQuantizationType, GGUFWriter
 
 from trimix_edge.llama.quantize import quantized_bytes
-from trimix_edge.synthetic import tensors
+from trimix_edge.measure.synthetic import tensors
 
 TYPES = ("Q2_K", "Q3_K_M", "Q4_0", "Q4_K_M", "Q5_0", "Q5_K_M", "Q6_K", "Q8_0", "F16")
 

@@ -15,12 +15,12 @@ from hub.preset_sizes import write_hollow
 
 from trimix_edge import FusionWeights, Role
 from trimix_edge.cli import run
-from trimix_edge.gguf_file import read_gguf
+from trimix_edge.gguf.reader import read_gguf
 from trimix_edge.hub import presets
 from trimix_edge.hub.presets import presets_content
 from trimix_edge.llama import backend
 from trimix_edge.llama.quantize import quantized_bytes
-from trimix_edge.memory import ModelShape
+from trimix_edge.planning.memory import ModelShape
 
 SHAPES = presets_content()["shapes"]
 TASKS = {

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from trimix_edge import ContextParams, Role, TriMix
-from trimix_edge.manifest import DEFAULT_TRIO, embedded_trios
+from trimix_edge.trios.manifest import DEFAULT_TRIO, embedded_trios
 
 FOLDER = embedded_trios().get(DEFAULT_TRIO, Path()).parent
 

@@ -13,8 +13,8 @@ from tiny_models import WORDS
 from trimix_edge import ContextParams, FusionWeights, Role, TriMix
 from trimix_edge.config import RuleChoice, WeightChoice
 from trimix_edge.errors import PromptError, UsageError
-from trimix_edge.fit import TextSource, fit_weights, samples_of
-from trimix_edge.rules import WeightGrid
+from trimix_edge.fusion.by_prompt import WeightGrid
+from trimix_edge.measure.fit import TextSource, fit_weights, samples_of
 
 TEXT = "".join(WORDS)
 CONDITION = " save the file"

@@ -22,10 +22,10 @@ from trimix_edge import (
     TriMix,
 )
 from trimix_edge.config import Draft
+from trimix_edge.decoding.experience import Experience, Trial
 from trimix_edge.errors import UsageError
-from trimix_edge.experience import Experience, Trial
 from trimix_edge.llama.quantize import quantize
-from trimix_edge.manifest import DEFAULT_TRIO, embedded_trios
+from trimix_edge.trios.manifest import DEFAULT_TRIO, embedded_trios
 
 EXACT = ContextParams(n_ctx=256, kv_type="f32", n_threads=1)
 OFF, AUTO = Draft(0), Draft()

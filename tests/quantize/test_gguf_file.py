@@ -17,9 +17,9 @@ from tiny_models import edit_gguf
 
 from trimix_edge.cli import run
 from trimix_edge.errors import ModelLoadError
-from trimix_edge.gguf_file import LongArray, read_gguf
-from trimix_edge.gguf_summary import summarise
+from trimix_edge.gguf.reader import LongArray, read_gguf
 from trimix_edge.llama.quantize import quantize
+from trimix_edge.planning.summary import summarise
 
 
 def text(value: str) -> bytes:

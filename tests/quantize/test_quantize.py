@@ -23,10 +23,10 @@ from trimix_edge.errors import (
     TargetError,
     UsageError,
 )
-from trimix_edge.gguf_file import read_gguf
-from trimix_edge.gguf_summary import summarise
+from trimix_edge.gguf.reader import read_gguf
 from trimix_edge.llama import quantize as module
 from trimix_edge.llama.quantize import parse_quantization, quantizations, quantize
+from trimix_edge.planning.summary import summarise
 
 
 def leftovers(folder: Path) -> list[str]:

@@ -9,11 +9,12 @@ import pytest
 from gguf import GGMLQuantizationType, GGUFReader
 from gguf.quants import dequantize, quantize
 
-from trimix_edge import ContextParams, FusionWeights, Role, TriMix, files, synthetic
+from trimix_edge import ContextParams, FusionWeights, Role, TriMix, files
 from trimix_edge.errors import DiskSpaceError, UsageError
 from trimix_edge.hub.presets import presets_content
 from trimix_edge.llama.quantize import quantize_rows
-from trimix_edge.synthetic import SyntheticModel, parse_synthetic
+from trimix_edge.measure import synthetic
+from trimix_edge.measure.synthetic import SyntheticModel, parse_synthetic
 
 TINY = {"n_layer": 2, "n_embd": 256, "n_ff": 512, "n_head": 4, "n_head_kv": 2, "head_dim": 64,
         "n_vocab": 320}  # fmt: skip

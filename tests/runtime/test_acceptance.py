@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimix_edge.acceptance import Acceptance, PhraseBook
+from trimix_edge.decoding.acceptance import Acceptance, PhraseBook
 
 texts = st.lists(st.integers(0, 3), max_size=40)
 

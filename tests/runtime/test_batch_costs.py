@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimix_edge import batch_costs
-from trimix_edge.batch_costs import MAX_TOKENS, SIZES, BatchCosts, CostFile, measure
 from trimix_edge.config import Role
+from trimix_edge.decoding import batch_costs
+from trimix_edge.decoding.batch_costs import MAX_TOKENS, SIZES, BatchCosts, CostFile, measure
 
 ROLE = Role.LARGE_INS
 MACHINE = {"threads": 2, "machine": ["a", "b"]}

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from trimix_edge.chat import Message, render_chat
+from trimix_edge.decoding.chat import Message, render_chat
 from trimix_edge.errors import TemplateError
 
 CHATML = (

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trimix_edge.config import FusionWeights, Plausibility, Role
-from trimix_edge.engine import Engine
+from trimix_edge.decoding.engine import Engine
+from trimix_edge.decoding.sequence import Sequence
 from trimix_edge.errors import ContextOverflowError, PromptError
-from trimix_edge.fusion import LinearFusion
-from trimix_edge.sequence import Sequence
+from trimix_edge.fusion.linear import LinearFusion
 
 PAPER_WEIGHTS = FusionWeights(0.1, 0.9)
 PROMPT = ByteTokenizer.encode("Save the file.")

@@ -11,10 +11,10 @@ import numpy.typing as npt
 import pytest
 
 from trimix_edge.config import FusionWeights, Role
+from trimix_edge.decoding.scoring import Piece
 from trimix_edge.errors import PromptError
-from trimix_edge.fit import Fit, fit_host, fit_weights, heat_map, read_pairs
-from trimix_edge.rules import WeightGrid
-from trimix_edge.scoring import Piece
+from trimix_edge.fusion.by_prompt import WeightGrid
+from trimix_edge.measure.fit import Fit, fit_host, fit_weights, heat_map, read_pairs
 
 N_VOCAB = 30
 ALL, TWO = tuple(Role), (Role.LARGE_INS, Role.SMALL_CPT)

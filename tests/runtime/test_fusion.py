@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trimix_edge.config import FusionWeights, Plausibility, Role
-from trimix_edge.fusion import LinearFusion
+from trimix_edge.fusion.linear import LinearFusion
 
 N_VOCAB = 50
 WIDTHS = {Role.LARGE_INS: N_VOCAB + 14, Role.SMALL_CPT: N_VOCAB, Role.SMALL_BASE: N_VOCAB + 2}

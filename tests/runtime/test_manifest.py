@@ -8,7 +8,7 @@ import pytest
 
 from trimix_edge.config import ContextParams, FusionWeights, Plausibility, Role, SamplingParams
 from trimix_edge.errors import TrioConfigError
-from trimix_edge.manifest import PAPER_WEIGHTS, TrioManifest, embedded_trios, save_weights
+from trimix_edge.trios.manifest import PAPER_WEIGHTS, TrioManifest, embedded_trios, save_weights
 
 FULL = """
 name = "dz"

@@ -15,11 +15,13 @@ from trimix_edge.config import (
     WeightChoice,
     parse_weights,
 )
-from trimix_edge.engine import Engine
+from trimix_edge.decoding.engine import Engine
+from trimix_edge.decoding.sequence import Sequence
 from trimix_edge.errors import TrioConfigError, UsageError
-from trimix_edge.fusion import LinearFusion
-from trimix_edge.rules import GRID, DynamicFusion, SafFusion, WeightGrid, make_rule, rule_roles
-from trimix_edge.sequence import Sequence
+from trimix_edge.fusion.by_prompt import GRID, DynamicFusion, WeightGrid
+from trimix_edge.fusion.choose import make_rule, rule_roles
+from trimix_edge.fusion.linear import LinearFusion
+from trimix_edge.fusion.saf import SafFusion
 
 Logits = dict[Role, npt.NDArray[np.float32]]
 N_VOCAB = 40

@@ -11,13 +11,13 @@ from fakes import Clock, FakeModels, FirstChoice, Row
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trimix_edge.batch_costs import BatchCosts
 from trimix_edge.config import Draft, FusionWeights, Role
-from trimix_edge.engine import Engine
-from trimix_edge.experience import DRAFTER, Experience, Prices, Trial
-from trimix_edge.fusion import LinearFusion
-from trimix_edge.sequence import Sequence
-from trimix_edge.speculative import Speculation
+from trimix_edge.decoding.batch_costs import BatchCosts
+from trimix_edge.decoding.engine import Engine
+from trimix_edge.decoding.experience import DRAFTER, Experience, Prices, Trial
+from trimix_edge.decoding.sequence import Sequence
+from trimix_edge.decoding.speculative import Speculation
+from trimix_edge.fusion.linear import LinearFusion
 
 N_VOCAB, END = 24, 23
 PROMPT = [3, 1, 4, 1, 5]
@@ -285,8 +285,8 @@ def timed(
 ) -> Run:
     """A generation by a clock that only the models move."""
     clock = Clock()
-    monkeypatch.setattr("trimix_edge.speculative.perf_counter", clock)
-    monkeypatch.setattr("trimix_edge.engine.perf_counter", clock)
+    monkeypatch.setattr("trimix_edge.decoding.speculative.perf_counter", clock)
+    monkeypatch.setattr("trimix_edge.decoding.engine.perf_counter", clock)
     run = Run(FakeModels(script, n_ctx=2000, clock=clock, price=cost), draft)
     costs = {role: {n: cost(role, n) for n in (1, 2, 4)} for role in Role}
     run.experience = Experience(BatchCosts(costs))
@@ -347,8 +347,8 @@ def test_guesses_that_were_looked_up_and_dropped_do_not_hide_the_drafters(
 ) -> None:
     """Two tokens of prompt come again, but looking up has proved to be useless."""
     clock = Clock()
-    monkeypatch.setattr("trimix_edge.speculative.perf_counter", clock)
-    monkeypatch.setattr("trimix_edge.engine.perf_counter", clock)
+    monkeypatch.setattr("trimix_edge.decoding.speculative.perf_counter", clock)
+    monkeypatch.setattr("trimix_edge.decoding.engine.perf_counter", clock)
     models = FakeModels(Trio(lambda n: True, circling), clock=clock, price=price)
     run = Run(models, Draft(), look_up=True)
     run.experience = experience = cheap_batches()

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from trimix_edge.decoding.text import TextStream
 from trimix_edge.errors import UsageError
-from trimix_edge.text import TextStream
 
 BLOCKS = {
     "tibetan": range(0x0F00, 0x1000),

@@ -16,8 +16,8 @@ from trimix_edge.cli.console import Bar, announce_kernels
 from trimix_edge.errors import PromptError, TargetError, UsageError
 
 if TYPE_CHECKING:
-    from trimix_edge.bench import BenchReport
     from trimix_edge.config import Role
+    from trimix_edge.measure.bench import BenchReport
 
 
 def command(
@@ -67,10 +67,10 @@ def command(
     kv_type: opt.KvType = None,
 ) -> None:
     """Time each model alone, their fusion, and drafting; batches, overhead and memory."""
-    from trimix_edge.bench import SENTENCES, BenchParams, run_bench
     from trimix_edge.config import Role
-    from trimix_edge.manifest import TrioManifest
+    from trimix_edge.measure.bench import SENTENCES, BenchParams, run_bench
     from trimix_edge.trimix import TriMix
+    from trimix_edge.trios.manifest import TrioManifest
 
     files = opt.models(large_ins, small_cpt, small_base)
     prompts: tuple[str, ...] = SENTENCES
@@ -116,7 +116,7 @@ def _write_models(
 ) -> dict[Role, Path]:
     from functools import partial
 
-    from trimix_edge.synthetic import parse_synthetic
+    from trimix_edge.measure.synthetic import parse_synthetic
 
     models = parse_synthetic(synthetic)
     if keep is None:

@@ -47,10 +47,10 @@ def command(
 ) -> None:
     """Talk to a trio. Ctrl-C interrupts an answer, Ctrl-D leaves."""
     given = dict(locals())
-    from trimix_edge.chat import Message
     from trimix_edge.config import WeightChoice
-    from trimix_edge.manifest import TrioManifest
+    from trimix_edge.decoding.chat import Message
     from trimix_edge.trimix import TriMix
+    from trimix_edge.trios.manifest import TrioManifest
 
     files = opt.models(large_ins, small_cpt, small_base)
     manifest = TrioManifest.find(trio, files)

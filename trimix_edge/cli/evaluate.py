@@ -205,7 +205,7 @@ def command(
     from trimix_edge.evaluate.plan import Settings, sample_prompts
     from trimix_edge.evaluate.systems import System
     from trimix_edge.evaluate.tasks import Selection, parse_judge
-    from trimix_edge.manifest import TrioManifest
+    from trimix_edge.trios.manifest import TrioManifest
 
     selection = Selection.parse(
         data,

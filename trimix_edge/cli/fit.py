@@ -14,7 +14,7 @@ from trimix_edge.cli.console import Bar, announce_kernels
 from trimix_edge.errors import PromptError, TrioConfigError, UsageError
 
 if TYPE_CHECKING:
-    from trimix_edge.fit import Fit, Gain, HostFit
+    from trimix_edge.measure.fit import Fit, Gain, HostFit
 
 
 def command(
@@ -68,10 +68,10 @@ def command(
 ) -> None:
     """Fit the weights to texts without labels, or to labelled pairs."""
     from trimix_edge.config import FusionWeights, RuleChoice, WeightChoice
-    from trimix_edge.fit import TextSource, fit_host, fit_weights, read_pairs, samples_of
-    from trimix_edge.manifest import TrioManifest, check_savable, save_weights
-    from trimix_edge.rules import WeightGrid
+    from trimix_edge.fusion.by_prompt import WeightGrid
+    from trimix_edge.measure.fit import TextSource, fit_host, fit_weights, read_pairs, samples_of
     from trimix_edge.trimix import TriMix
+    from trimix_edge.trios.manifest import TrioManifest, check_savable, save_weights
 
     if method not in ("newton", "grid"):
         raise UsageError(f"method is {method!r}, it must be newton or grid")
@@ -191,8 +191,8 @@ def _print_surface(fit: Fit) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from trimix_edge.fit import heat_map
-    from trimix_edge.rules import GRID
+    from trimix_edge.fusion.by_prompt import GRID
+    from trimix_edge.measure.fit import heat_map
 
     surface = heat_map(fit)
     if surface is None:
@@ -238,8 +238,8 @@ def _pyplot() -> Any:
 
 def _draw(plt: Any, fit: Fit, target: Path) -> None:
     from trimix_edge.files import replacing
-    from trimix_edge.fit import heat_map
-    from trimix_edge.rules import GRID
+    from trimix_edge.fusion.by_prompt import GRID
+    from trimix_edge.measure.fit import heat_map
 
     surface = heat_map(fit)
     if surface is None:

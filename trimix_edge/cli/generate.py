@@ -15,7 +15,7 @@ from trimix_edge.config import WeightChoice
 from trimix_edge.errors import PromptCacheError, PromptError, UsageError
 
 if TYPE_CHECKING:
-    from trimix_edge.chat import Message
+    from trimix_edge.decoding.chat import Message
     from trimix_edge.trimix import Prompt, TriMix
 
 
@@ -91,10 +91,10 @@ def command(
 ) -> None:
     """Continue a prompt, streaming to the terminal."""
     given = dict(locals())
+    from trimix_edge.decoding.prompt_cache import refuse_other_files
     from trimix_edge.files import check_target
-    from trimix_edge.manifest import TrioManifest
-    from trimix_edge.prompt_cache import refuse_other_files
     from trimix_edge.trimix import TriMix
+    from trimix_edge.trios.manifest import TrioManifest
 
     files = opt.models(large_ins, small_cpt, small_base)
     trio, prompt = _trio_and_prompt(arguments or [], file)
@@ -175,7 +175,7 @@ def _take_up(trimix: TriMix, path: Path) -> None:
 
 def _trio_and_prompt(arguments: list[str], file: Path | None) -> tuple[str | None, str]:
     """Read ``[TRIO] PROMPT|-``, or ``[TRIO]`` where ``--file`` holds the prompt."""
-    from trimix_edge.manifest import is_trio
+    from trimix_edge.trios.manifest import is_trio
 
     expected = 1 if file else 2
     if len(arguments) > expected:

@@ -18,7 +18,7 @@ def command(
 
     from trimix_edge import __version__
     from trimix_edge.llama import backend_info
-    from trimix_edge.manifest import embedded_trios
+    from trimix_edge.trios.manifest import embedded_trios
 
     info = backend_info()
     trios = sorted(embedded_trios())

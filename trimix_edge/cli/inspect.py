@@ -15,7 +15,7 @@ from trimix_edge.cli import options as opt
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from trimix_edge.gguf_summary import GgufSummary
+    from trimix_edge.planning.summary import GgufSummary
 
 
 def command(
@@ -29,8 +29,8 @@ def command(
     from rich.table import Table
 
     from trimix_edge.config import ContextParams
-    from trimix_edge.gguf_file import read_gguf
-    from trimix_edge.gguf_summary import summarise
+    from trimix_edge.gguf.reader import read_gguf
+    from trimix_edge.planning.summary import summarise
 
     wanted = ContextParams(n_ctx=ctx or 0, kv_type=kv_type or "f16")
     summary = summarise(read_gguf(file), wanted.n_ctx or None, wanted.kv_type)

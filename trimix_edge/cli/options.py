@@ -22,7 +22,7 @@ from trimix_edge.config import (
 )
 from trimix_edge.config import Weights as FusionWeightsOrChoice
 from trimix_edge.errors import GrammarError, PromptError, TriMixError, UsageError
-from trimix_edge.manifest import TrioManifest
+from trimix_edge.trios.manifest import TrioManifest
 
 _MODELS, _FUSION, _SAMPLING, _MACHINE = "Models", "Fusion", "Sampling", "Machine"
 

@@ -15,7 +15,7 @@ from trimix_edge.cli.console import Bar, announce_kernels
 from trimix_edge.errors import PromptError, UsageError
 
 if TYPE_CHECKING:
-    from trimix_edge.scoring import Score
+    from trimix_edge.decoding.scoring import Score
 
 
 def command(
@@ -64,8 +64,8 @@ def command(
     kv_type: opt.KvType = None,
 ) -> None:
     """Score a text: perplexity and bits a byte, for the fusion and each of its models alone."""
-    from trimix_edge.manifest import TrioManifest
     from trimix_edge.trimix import TriMix
+    from trimix_edge.trios.manifest import TrioManifest
 
     trio, text = _trio_and_text(arguments or [])
     if condition is not None and condition_file is not None:

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from trimix_edge.config import Role
+from trimix_edge.decoding.generation import Generation
 from trimix_edge.evaluate.plan import Plan, Progress, Settings
 from trimix_edge.evaluate.report import read_run, report
 from trimix_edge.evaluate.results import REPORT, REPORT_TEXT, ResultsFolder
 from trimix_edge.evaluate.run import Note, predict
 from trimix_edge.evaluate.show import markdown
 from trimix_edge.evaluate.systems import System
-from trimix_edge.generation import Generation
 from trimix_edge.llama import backend_info
 from trimix_edge.trimix import TriMix
 

@@ -17,7 +17,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, get_type_hints
 
-from trimix_edge.chat import Message, render_chat
 from trimix_edge.config import (
     ContextParams,
     Draft,
@@ -28,11 +27,12 @@ from trimix_edge.config import (
     Weights,
     parse_weights,
 )
+from trimix_edge.decoding.chat import Message, render_chat
+from trimix_edge.decoding.scoring import TokenScores, score_tokens
 from trimix_edge.errors import EvaluationError, TriMixError, UsageError
-from trimix_edge.manifest import TrioManifest
-from trimix_edge.rules import make_rule
-from trimix_edge.scoring import TokenScores, score_tokens
+from trimix_edge.fusion.choose import make_rule
 from trimix_edge.trimix import TriMix
+from trimix_edge.trios.manifest import TrioManifest
 
 NAME = "trimix_edge"
 _LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")

@@ -19,7 +19,7 @@ from trimix_edge.evaluate.metrics import require_libraries
 from trimix_edge.evaluate.prompts import CellPrompts, Prompts
 from trimix_edge.evaluate.systems import System
 from trimix_edge.evaluate.tasks import Cell, JudgeName, Selection
-from trimix_edge.manifest import TrioManifest
+from trimix_edge.trios.manifest import TrioManifest
 
 Progress = Callable[[str, float, float], None]
 """Called with what is being done, how much of it is, and all of it."""

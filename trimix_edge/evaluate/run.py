@@ -16,7 +16,7 @@ from trimix_edge.evaluate.systems import System
 from trimix_edge.evaluate.tasks import Cell, Item
 
 if TYPE_CHECKING:
-    from trimix_edge.generation import Generation
+    from trimix_edge.decoding.generation import Generation
 
 STOP = "\n"
 """An answer is one line (paper, section 4)."""

@@ -20,11 +20,11 @@ from trimix_edge.config import (
     parse_weights,
 )
 from trimix_edge.errors import UsageError
-from trimix_edge.manifest import TrioManifest
-from trimix_edge.rules import rule_roles
+from trimix_edge.fusion.choose import rule_roles
+from trimix_edge.trios.manifest import TrioManifest
 
 if TYPE_CHECKING:
-    from trimix_edge.generation import Generation
+    from trimix_edge.decoding.generation import Generation
 
 
 SAF_AUTO = "saf:auto"

@@ -16,7 +16,7 @@ from pathlib import Path
 from trimix_edge.config import Role
 from trimix_edge.errors import ModelLoadError, TargetError, UsageError
 from trimix_edge.files import replacing
-from trimix_edge.gguf_file import read_gguf
+from trimix_edge.gguf.reader import read_gguf
 from trimix_edge.hub import client
 from trimix_edge.hub.checkpoint import RemoteCheckpoint, find_checkpoint, require_room
 from trimix_edge.hub.client import Listing, OutOfReachError, Progress, RemoteFile
@@ -24,7 +24,7 @@ from trimix_edge.hub.make import make_gguf
 from trimix_edge.hub.presets import DEFAULT_QUANTIZATION, Preset, PresetModel
 from trimix_edge.hub.trio_file import trio_toml
 from trimix_edge.llama.quantize import COPY, parse_quantization
-from trimix_edge.manifest import MANIFEST, TrioManifest
+from trimix_edge.trios.manifest import MANIFEST, TrioManifest
 
 _PART = r"-(\d{5})-of-(\d{5})"
 

@@ -230,7 +230,7 @@ class LlamaModel:
         Raises:
             ModelLoadError: the file is no adapter, damaged, or belongs to another model.
         """
-        from trimix_edge.gguf_file import read_gguf
+        from trimix_edge.gguf.reader import read_gguf
 
         if read_gguf(path).get("general.type", str) != "adapter":
             raise ModelLoadError(f"{path} is no LoRA adapter: convert one with trimix-edge convert")

@@ -1,23 +1,15 @@
-"""The fusion rules: they own the output buffer and call the kernels."""
+"""What a fusion rule is, and the memory that fused rows are written to."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from trimix_kernels import (
-    argmax,
-    fuse_three,
-    fuse_two,
-    mask_implausible,
-)
 
 from trimix_edge.config import (
     FusionWeights,
-    Plausibility,
     Role,
 )
 
@@ -113,79 +105,3 @@ class FusionRule(Protocol):
             fused_row: float32 ``[n_vocab]``, what became of it.
             token: the id that was chosen, by whatever sampler.
         """
-
-
-class LinearFusion:
-    """``L = w_large·L_large_ins + w_cpt·L_small_cpt + w_base·L_small_base`` (paper, section 3).
-
-    TriMix, Proxy Tuning and each model alone, depending on the weights.
-
-    Args:
-        weights: roles of weight 0 are not read.
-        n_vocab: shared vocabulary size.
-        plausibility: the optional mask, applied to the sum.
-    """
-
-    def __init__(
-        self, weights: FusionWeights, n_vocab: int, plausibility: Plausibility | None = None
-    ) -> None:
-        self._fixed = weights
-        self.plausibility = plausibility
-        self.reads_prompt = False
-        self._n_vocab = n_vocab
-        self._buffer = FusedBuffer(n_vocab)
-        self._roles = weights.roles
-        self._weights = [np.float32(weights.of(role)) for role in self._roles]
-
-    @property
-    def weights(self) -> FusionWeights:
-        return self._fixed
-
-    @property
-    def needs(self) -> frozenset[Role]:
-        judges = {self.plausibility.role} if self.plausibility else set()
-        return frozenset(self._roles) | judges
-
-    def observe(self, logits: TrioLogits, targets: Sequence[int]) -> None:
-        """Fixed weights learn nothing from a prompt."""
-
-    def fuse(self, logits: TrioLogits) -> Fused:
-        rows = [logits[role] for role in self._roles]
-        fused = self._buffer.rows(len(rows[0]))
-        out, best = fused
-        w = self._weights
-        if len(rows) == 3:
-            fuse_three(rows[0], rows[1], rows[2], w[0], w[1], w[2], out, best)
-        elif len(rows) == 2:
-            fuse_two(rows[0], rows[1], w[0], w[1], out, best)
-        else:  # the weights add up to 1: a single role has all of it
-            np.copyto(out, rows[0][:, : self._n_vocab])
-            argmax(out, best)
-        if self.plausibility is not None:
-            judge = logits[self.plausibility.role]
-            mask_implausible(judge, self.plausibility.alpha, out, best)
-        return fused
-
-    def shares(
-        self, logits: TrioLogits, row: int, fused_row: npt.NDArray[np.float32], token: int
-    ) -> dict[Role, float]:
-        weights = {role: self._fixed.of(role) for role in self._roles}
-        return shares_of_lead(logits, row, fused_row, token, weights)
-
-
-def shares_of_lead(
-    logits: TrioLogits,
-    row: int,
-    fused_row: npt.NDArray[np.float32],
-    token: int,
-    weights: Mapping[Role, float],
-) -> dict[Role, float]:
-    others = fused_row.copy()
-    others[token] = -np.inf
-    rival = int(np.argmax(others))
-    pulls = {}
-    for role, weight in weights.items():
-        pull = weight * (float(logits[role][row, token]) - float(logits[role][row, rival]))
-        pulls[role] = pull if math.isfinite(pull) else 0.0
-    total = sum(map(abs, pulls.values())) or 1.0
-    return {role: pull / total for role, pull in pulls.items()}

@@ -16,10 +16,11 @@ import numpy.typing as npt
 from trimix_kernels import moments, token_logprobs
 
 from trimix_edge.config import FusionWeights, Role, RuleChoice
+from trimix_edge.decoding.scoring import Piece, check_stride, teacher_force
 from trimix_edge.errors import PromptError
-from trimix_edge.fusion import TrioLogits
-from trimix_edge.rules import GRID, SafFusion, WeightGrid
-from trimix_edge.scoring import Piece, check_stride, teacher_force
+from trimix_edge.fusion.by_prompt import GRID, WeightGrid
+from trimix_edge.fusion.rule import TrioLogits
+from trimix_edge.fusion.saf import SafFusion
 from trimix_edge.trimix import TriMix
 
 STORE_BYTES = 512 * 2**20

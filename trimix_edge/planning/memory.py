@@ -7,7 +7,7 @@ from typing import Any
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
-from trimix_edge.gguf_file import GgufFile, LongArray
+from trimix_edge.gguf.reader import GgufFile, LongArray
 
 DEFAULT_N_CTX = 4096
 _N_BATCH = 512  # on a GPU; on a CPU the default is smaller

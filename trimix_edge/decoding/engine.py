@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from trimix_edge.config import Role
+from trimix_edge.decoding.sequence import FinishReason, Sequence
 from trimix_edge.errors import ContextOverflowError, PromptError
-from trimix_edge.fusion import Evaluated, FusionRule, TrioLogits
-from trimix_edge.sequence import FinishReason, Sequence
+from trimix_edge.fusion.rule import Evaluated, FusionRule, TrioLogits
 
 PromptProgress = Callable[[int, int], None]
 """Called with the tokens of the prompt that have been evaluated, and all of them."""
@@ -28,7 +28,7 @@ class Token(NamedTuple):
 
 
 class Models(Protocol):
-    """What the engine needs of a :class:`~trimix_edge.trio.Trio`."""
+    """What the engine needs of a :class:`~trimix_edge.decoding.trio.Trio`."""
 
     decode_seconds: dict[Role, float]
 

@@ -16,9 +16,9 @@ import numpy.typing as npt
 from trimix_kernels import token_logprobs
 
 from trimix_edge.config import FusionWeights, Role
+from trimix_edge.decoding.trio import Trio
 from trimix_edge.errors import PromptError, UsageError
-from trimix_edge.fusion import FusionRule, TrioLogits
-from trimix_edge.trio import Trio
+from trimix_edge.fusion.rule import FusionRule, TrioLogits
 
 ScoreProgress = Callable[[int, int], None]
 """Called with the tokens that have been scored, and all of them."""

@@ -1,4 +1,4 @@
-"""Rules beside fixed weights: weights chosen for each prompt, SAF-W, and every rule by its name."""
+"""Weights that are chosen for each prompt, from the paper's grid."""
 
 from __future__ import annotations
 
@@ -7,30 +7,21 @@ from collections.abc import Collection, Sequence
 import numpy as np
 import numpy.typing as npt
 from trimix_kernels import (
-    argmax,
-    fuse_saf,
     grid_entropy,
     grid_nll,
-    mask_implausible,
-    token_logprobs,
 )
 
 from trimix_edge.config import (
     FusionWeights,
     Plausibility,
     Role,
-    RuleChoice,
     WeightChoice,
-    Weights,
 )
-from trimix_edge.errors import TrioConfigError, UsageError
-from trimix_edge.fusion import (
+from trimix_edge.errors import TrioConfigError
+from trimix_edge.fusion.linear import LinearFusion
+from trimix_edge.fusion.rule import (
     Fused,
-    FusedBuffer,
-    FusionRule,
-    LinearFusion,
     TrioLogits,
-    shares_of_lead,
 )
 
 GRID = np.array([0.1, 0.3, 0.5, 0.7, 0.9, 1.0])
@@ -160,107 +151,3 @@ class DynamicFusion:
     ) -> dict[Role, float]:
         assert self._chosen is not None, "nothing has been fused yet"
         return self._chosen.shares(logits, row, fused_row, token)
-
-
-class SafFusion:
-    """SAF-W: ``L = e·L_host + (1 - e)·L_scorer``, with ``e`` the probability that the scorer gives
-    to the host's first choice.
-
-    Args:
-        host: ``large_ins`` or ``small_cpt``; the other one is the scorer.
-        n_vocab, plausibility: as for :class:`LinearFusion`.
-    """
-
-    def __init__(self, host: Role, n_vocab: int, plausibility: Plausibility | None = None) -> None:
-        self.host = host
-        self.scorer = Role.SMALL_CPT if host is Role.LARGE_INS else Role.LARGE_INS
-        self.weights = None
-        self.plausibility = plausibility
-        self.reads_prompt = False
-        self._n_vocab = n_vocab
-        self._buffer = FusedBuffer(n_vocab)
-
-    @property
-    def needs(self) -> frozenset[Role]:
-        judges = {self.plausibility.role} if self.plausibility else set()
-        return frozenset({self.host, self.scorer}) | judges
-
-    def observe(self, logits: TrioLogits, targets: Sequence[int]) -> None:
-        """The mixing weight comes from each step's own rows."""
-
-    def fuse(self, logits: TrioLogits) -> Fused:
-        fused = self._buffer.rows(len(logits[self.host]))
-        fuse_saf(logits[self.host], logits[self.scorer], fused.logits, fused.best)
-        if self.plausibility is not None:
-            judge = logits[self.plausibility.role]
-            mask_implausible(judge, self.plausibility.alpha, fused.logits, fused.best)
-        return fused
-
-    def shares(
-        self, logits: TrioLogits, row: int, fused_row: npt.NDArray[np.float32], token: int
-    ) -> dict[Role, float]:
-        part = slice(row, row + 1)
-        proposal, logprob = np.empty(1, np.int32), np.empty(1)
-        argmax(logits[self.host][part, : self._n_vocab], proposal)
-        scorer = logits[self.scorer][part]
-        token_logprobs(scorer, proposal, self._n_vocab, logprob, np.empty(1, np.bool_))
-        endorsement = float(np.exp(logprob[0]))
-        weights = {self.host: endorsement, self.scorer: 1 - endorsement}
-        return shares_of_lead(logits, row, fused_row, token, weights)
-
-
-def rule_roles(
-    rule: RuleChoice,
-    weights: Weights,
-    plausibility: Plausibility | None,
-    available: Collection[Role],
-) -> set[Role]:
-    """The roles that a rule runs: what has to be loaded for it.
-
-    Args:
-        available: the roles that have a file.
-
-    Raises:
-        TrioConfigError: weights are chosen by prompt, and a role for that has no file.
-    """
-    needs: set[Role] = {plausibility.role} if plausibility else set()
-    if rule.name == "saf":
-        return needs | {Role.LARGE_INS, Role.SMALL_CPT}
-    in_force = _weights_of(rule, weights)
-    if isinstance(in_force, FusionWeights):
-        return needs | set(in_force.roles)
-    return needs | set(WeightGrid(available).roles)
-
-
-def make_rule(
-    rule: RuleChoice,
-    weights: Weights,
-    n_vocab: int,
-    plausibility: Plausibility | None = None,
-    roles: Collection[Role] = tuple(Role),
-) -> FusionRule:
-    """The rule object of one generation, or of one text's score.
-
-    Args:
-        weights: for the rules that do not set them themselves.
-        n_vocab: shared vocabulary size.
-        roles: the loaded ones, of which weights chosen by prompt may make use.
-
-    Raises:
-        TrioConfigError: weights are chosen by prompt, and a role for that is missing.
-    """
-    if rule.name == "saf":
-        return SafFusion(rule.role or Role.LARGE_INS, n_vocab, plausibility)
-    in_force = _weights_of(rule, weights)
-    if isinstance(in_force, FusionWeights):
-        return LinearFusion(in_force, n_vocab, plausibility)
-    return DynamicFusion(in_force, roles, n_vocab, plausibility)
-
-
-def _weights_of(rule: RuleChoice, weights: Weights) -> Weights:
-    in_force = rule.weights or weights
-    if not isinstance(in_force, FusionWeights | WeightChoice):
-        raise UsageError(
-            f"weights are {in_force!r}: give FusionWeights(large_ins, small_cpt) or a WeightChoice"
-        )
-    return in_force

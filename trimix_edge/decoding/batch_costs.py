@@ -38,7 +38,7 @@ CostProgress = Callable[[Role, int, int], None]
 
 
 class Models(Protocol):
-    """What is measured: a :class:`~trimix_edge.trio.Trio`."""
+    """What is measured: a :class:`~trimix_edge.decoding.trio.Trio`."""
 
     @property
     def max_rows(self) -> int: ...

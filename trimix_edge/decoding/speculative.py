@@ -21,19 +21,19 @@ import numpy as np
 import numpy.typing as npt
 from trimix_kernels import argmax, peak_probability
 
-from trimix_edge.acceptance import Acceptance, PhraseBook
 from trimix_edge.config import Draft, Role
+from trimix_edge.decoding.acceptance import Acceptance, PhraseBook
+from trimix_edge.decoding.experience import DRAFTER, MAX_AUTO, WORTH, Experience, Prices, Trial
+from trimix_edge.decoding.sequence import Sequence
 from trimix_edge.errors import DecodeError
-from trimix_edge.experience import DRAFTER, MAX_AUTO, WORTH, Experience, Prices, Trial
-from trimix_edge.fusion import Evaluated, TrioLogits
-from trimix_edge.sequence import Sequence
+from trimix_edge.fusion.rule import Evaluated, TrioLogits
 
 _REFRESH = 32
 """Rounds between looks at the costs."""
 
 
 class Models(Protocol):
-    """What is needed of a :class:`~trimix_edge.trio.Trio`."""
+    """What is needed of a :class:`~trimix_edge.decoding.trio.Trio`."""
 
     decode_seconds: dict[Role, float]
 

@@ -15,17 +15,17 @@ from trimix_edge.config import (
     SamplingParams,
     Weights,
 )
-from trimix_edge.engine import Engine, PromptProgress
+from trimix_edge.decoding.engine import Engine, PromptProgress
+from trimix_edge.decoding.experience import Experience
+from trimix_edge.decoding.sequence import DraftCounts, FinishReason, Timings
+from trimix_edge.decoding.sequence import Sequence as TokenSequence
+from trimix_edge.decoding.speculative import Speculation
+from trimix_edge.decoding.text import TextStream
+from trimix_edge.decoding.trio import Trio
 from trimix_edge.errors import UsageError
-from trimix_edge.experience import Experience
-from trimix_edge.fusion import FusionRule
+from trimix_edge.fusion.rule import FusionRule
 from trimix_edge.llama import Sampler
-from trimix_edge.manifest import TrioManifest
-from trimix_edge.sequence import DraftCounts, FinishReason, Timings
-from trimix_edge.sequence import Sequence as TokenSequence
-from trimix_edge.speculative import Speculation
-from trimix_edge.text import TextStream
-from trimix_edge.trio import Trio
+from trimix_edge.trios.manifest import TrioManifest
 
 
 @dataclass(frozen=True)

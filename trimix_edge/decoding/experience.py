@@ -11,9 +11,9 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from trimix_edge.acceptance import Acceptance
-from trimix_edge.batch_costs import MAX_TOKENS, BatchCosts
 from trimix_edge.config import Role
+from trimix_edge.decoding.acceptance import Acceptance
+from trimix_edge.decoding.batch_costs import MAX_TOKENS, BatchCosts
 
 DRAFTER = Role.SMALL_CPT
 MAX_AUTO = 15

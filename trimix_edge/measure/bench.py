@@ -18,14 +18,14 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
-from trimix_edge.batch_costs import BatchCosts
 from trimix_edge.config import Draft, FusionWeights, Role, SamplingParams
-from trimix_edge.engine import Engine
-from trimix_edge.experience import Experience
-from trimix_edge.fusion import LinearFusion
+from trimix_edge.decoding.batch_costs import BatchCosts
+from trimix_edge.decoding.engine import Engine
+from trimix_edge.decoding.experience import Experience
+from trimix_edge.decoding.sequence import Sequence as TokenSequence
+from trimix_edge.decoding.speculative import Speculation
+from trimix_edge.fusion.linear import LinearFusion
 from trimix_edge.llama import Sampler
-from trimix_edge.sequence import Sequence as TokenSequence
-from trimix_edge.speculative import Speculation
 from trimix_edge.trimix import TriMix
 
 SENTENCES = (

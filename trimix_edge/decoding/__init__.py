@@ -1,0 +1,1 @@
+"""The models kept in step, and the loop that makes tokens."""

@@ -1,0 +1,78 @@
+"""Every rule by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from trimix_edge.config import (
+    FusionWeights,
+    Plausibility,
+    Role,
+    RuleChoice,
+    WeightChoice,
+    Weights,
+)
+from trimix_edge.errors import UsageError
+from trimix_edge.fusion.by_prompt import DynamicFusion, WeightGrid
+from trimix_edge.fusion.linear import LinearFusion
+from trimix_edge.fusion.rule import (
+    FusionRule,
+)
+from trimix_edge.fusion.saf import SafFusion
+
+
+def rule_roles(
+    rule: RuleChoice,
+    weights: Weights,
+    plausibility: Plausibility | None,
+    available: Collection[Role],
+) -> set[Role]:
+    """The roles that a rule runs: what has to be loaded for it.
+
+    Args:
+        available: the roles that have a file.
+
+    Raises:
+        TrioConfigError: weights are chosen by prompt, and a role for that has no file.
+    """
+    needs: set[Role] = {plausibility.role} if plausibility else set()
+    if rule.name == "saf":
+        return needs | {Role.LARGE_INS, Role.SMALL_CPT}
+    in_force = _weights_of(rule, weights)
+    if isinstance(in_force, FusionWeights):
+        return needs | set(in_force.roles)
+    return needs | set(WeightGrid(available).roles)
+
+
+def make_rule(
+    rule: RuleChoice,
+    weights: Weights,
+    n_vocab: int,
+    plausibility: Plausibility | None = None,
+    roles: Collection[Role] = tuple(Role),
+) -> FusionRule:
+    """The rule object of one generation, or of one text's score.
+
+    Args:
+        weights: for the rules that do not set them themselves.
+        n_vocab: shared vocabulary size.
+        roles: the loaded ones, of which weights chosen by prompt may make use.
+
+    Raises:
+        TrioConfigError: weights are chosen by prompt, and a role for that is missing.
+    """
+    if rule.name == "saf":
+        return SafFusion(rule.role or Role.LARGE_INS, n_vocab, plausibility)
+    in_force = _weights_of(rule, weights)
+    if isinstance(in_force, FusionWeights):
+        return LinearFusion(in_force, n_vocab, plausibility)
+    return DynamicFusion(in_force, roles, n_vocab, plausibility)
+
+
+def _weights_of(rule: RuleChoice, weights: Weights) -> Weights:
+    in_force = rule.weights or weights
+    if not isinstance(in_force, FusionWeights | WeightChoice):
+        raise UsageError(
+            f"weights are {in_force!r}: give FusionWeights(large_ins, small_cpt) or a WeightChoice"
+        )
+    return in_force

@@ -1,0 +1,1 @@
+"""GGUF files that a stranger may have made, read with bounds."""

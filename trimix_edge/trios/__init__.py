@@ -1,0 +1,1 @@
+"""What a trio is: its manifest, and those that are part of the package."""
