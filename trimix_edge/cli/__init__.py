@@ -30,7 +30,16 @@ from trimix_edge.cli import (
     score,
 )
 from trimix_edge.cli.console import use_utf8
-from trimix_edge.errors import TriMixError, UsageError
+from trimix_edge.cli.options import name_flags
+from trimix_edge.errors import (
+    ContextError,
+    ContextOverflowError,
+    DecodeError,
+    PromptError,
+    TriMixError,
+    TrioConfigError,
+    UsageError,
+)
 
 app = typer.Typer(
     name="trimix-edge",
@@ -96,7 +105,9 @@ def run(arguments: list[str] | None = None) -> int:
         )
         sys.stdout.flush()
     except UsageError as error:
-        return _fail(error, 2)
+        return _fail(name_flags(str(error)), 2)
+    except (TrioConfigError, PromptError, ContextError, ContextOverflowError, DecodeError) as error:
+        return _fail(name_flags(str(error)), 1)
     except TriMixError as error:
         return _fail(error, 1)
     except _WrongUsage as error:

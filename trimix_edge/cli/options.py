@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
@@ -170,9 +171,45 @@ GpuLayers = Annotated[
         "-ngl",
     ),
 ]
+Parallel = Annotated[
+    int | None,
+    _option(
+        "Generations at once; as many as have room, up to 16, if absent.",
+        _MACHINE,
+        "--parallel",
+        "-np",
+    ),
+]
 KvType = Annotated[
     str | None, _option("Type of the KV cache: f16, q8_0, ...", _MACHINE, "--kv-type")
 ]
+
+
+_RENAMED = {
+    "n_ctx": "--ctx",
+    "n_batch": "--batch",
+    "n_threads": "--threads",
+    "n_parallel": "--parallel",
+}
+_PARAMETERS = {
+    **{f.name: f"--{f.name.replace('_', '-')}" for f in fields(SamplingParams) if "_" in f.name},
+    **{name: f"--{name.replace('_', '-')}" for name in ("kv_type", "gpu_layers", "max_tokens")},
+    **_RENAMED,
+}
+
+
+def name_flags(message: str) -> str:
+    """A library's message with its parameters named as on the command line; a manifest's keys are
+    called what they are there."""
+    if ".toml" in message:
+        return message
+    names = "|".join(_PARAMETERS)
+    message = re.sub(rf"\b({names})\b", lambda found: _PARAMETERS[found[1]], message)
+    return re.sub(
+        r"(\w+) is needed and has no file: name one",
+        lambda found: f"{found[0]} with --{found[1].replace('_', '-')}",
+        message,
+    )
 
 
 def models(
@@ -272,6 +309,17 @@ def sampling(
         given = {f.name: getattr(SamplingParams(), f.name) for f in fields(SamplingParams)}
     values.overlay(manifest.sampling, given)
     return given
+
+
+def parallel(given: int | None, manifest: TrioManifest, context: ContextParams) -> int:
+    """Generations at once: what was given, or what fits into memory."""
+    from trimix_edge.planning.memory import DEFAULT_N_CTX
+    from trimix_edge.planning.parallel import default_parallel
+
+    if given is not None:
+        return replace(context, n_parallel=given).n_parallel  # checks the range
+    paths = [path for path in manifest.models.values() if path.exists()]
+    return default_parallel(paths, context.n_ctx or DEFAULT_N_CTX, context.kv_type)
 
 
 def sampling_params(
