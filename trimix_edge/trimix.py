@@ -18,7 +18,7 @@ from trimix_edge.config import (
 )
 from trimix_edge.decoding import prompt_cache
 from trimix_edge.decoding.batch_costs import BatchCosts, CostFile, CostProgress, measure
-from trimix_edge.decoding.chat import Message, render_chat
+from trimix_edge.decoding.chat import Message, tokenize_chat
 from trimix_edge.decoding.experience import Experience
 from trimix_edge.decoding.generation import Generation, GenerationChunk, GenerationOptions, Run
 from trimix_edge.decoding.scoring import Score, ScoreProgress, score_tokens
@@ -111,19 +111,14 @@ class TriMix:
                 manifest says. A conversation always goes through it.
 
         Raises:
-            PromptError, TemplateError: see there.
+            PromptError, TemplateError, UsageError: see :func:`tokenize_chat`.
         """
         vocab = self.trio.vocab
         if isinstance(prompt, str):
             if not (self.manifest.chat if chat is None else chat):
                 return vocab.tokenize(prompt)
             prompt = [{"role": "user", "content": prompt}]
-        bos = vocab.special_text(vocab.bos)
-        text = render_chat(
-            self.trio.lead.chat_template, prompt, bos=bos, eos=vocab.special_text(vocab.eos)
-        )
-        # A template that writes BOS itself must not get a second one.
-        return vocab.tokenize(text, add_special=not (bos and text.startswith(bos)))
+        return tokenize_chat(vocab, self.trio.lead.chat_template, prompt)
 
     def stream(
         self, prompt: Prompt, **options: Unpack[GenerationOptions]
