@@ -128,7 +128,10 @@ def _conversation(
     variables: dict[str, Any],
 ) -> str:
     if not template:
-        raise TemplateError("large_ins has no chat template: give the prompt as plain text")
+        raise TemplateError(
+            "large_ins has no chat template: conversations need one, a plain text can be continued "
+            "without"
+        )
     for name in _OWN_VARIABLES:
         if name in variables:
             raise UsageError(f"{name} is set by the conversation and the model, not by hand")
