@@ -219,3 +219,17 @@ def test_a_prompt_of_another_type_is_told_at_the_call(trimix: TriMix, prompt: An
             call(prompt)
     with pytest.raises(UsageError):
         trimix.score(prompt)
+
+
+def test_a_context_beyond_the_training_is_told(
+    tiny: dict[Role, Path], recwarn: pytest.WarningsRecorder
+) -> None:
+    with TriMix.load(models=tiny, context=ContextParams(n_ctx=512)):
+        assert not recwarn.list
+    with (
+        pytest.warns(
+            Notice, match="513 tokens is longer than the 512 that large_ins was trained"
+        ) as told,
+        TriMix.load(models=tiny, context=ContextParams(n_ctx=513)),
+    ):
+        assert len(told) == 1

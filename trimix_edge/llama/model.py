@@ -5,15 +5,15 @@ from __future__ import annotations
 import ctypes
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import llama_cpp
 
-from trimix_edge.config import check_normalizer
-from trimix_edge.errors import ModelLoadError, UsageError
+from trimix_edge.config import Role, check_normalizer
+from trimix_edge.errors import ModelLoadError, UsageError, notice
 from trimix_edge.llama.backend import (
     collected_errors,
     deferred_interrupt,
@@ -267,3 +267,13 @@ class LlamaModel:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def warn_beyond_training(models: Mapping[Role, LlamaModel], n_ctx: int) -> None:
+    """Give a notice where a context is longer than what a model was trained for."""
+    n_train, role = min((model.n_ctx_train, str(role)) for role, model in models.items())
+    if n_ctx > n_train:
+        notice(
+            f"a context of {n_ctx} tokens is longer than the {n_train} that {role} was trained "
+            f"for: what comes after them may be nonsense"
+        )
