@@ -207,7 +207,7 @@ class TriMix:
             raise UsageError(
                 "weights entropy are chosen on the first token after a prompt: give a condition"
             )
-        tokens = self.trio.vocab.tokenize(text, add_special=not before)
+        tokens = self.trio.vocab.tokenize(text, add_special=not before, parse_special=False)
         return score_tokens(
             self.trio,
             fusion,

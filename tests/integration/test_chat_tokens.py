@@ -207,6 +207,14 @@ def test_normalising_does_not_reach_into_special_tokens(edited: Edited) -> None:
         assert loaded.trio.vocab.detokenize(ids).decode() == "a\u0338 \u00e9"
 
 
+def test_scored_texts_are_plain_text(trimix: TriMix) -> None:
+    text = f" save {TURN_END} the"
+    plain = trimix.trio.vocab.tokenize(text, parse_special=False)
+    assert trimix.score(text).token_ids == plain[1:], "nothing predicts the first one"
+    assert trimix.score(text, " file").token_ids == plain
+    assert plain != trimix.tokenize(text), "a raw prompt is read as llama.cpp reads it"
+
+
 def test_an_unknown_normaliser_is_told(edited: Edited) -> None:
     with pytest.raises(ModelLoadError, match="normalizer is 'lowercase'"):
         edited.load({NORMALIZER_KEY: "lowercase"})
