@@ -25,6 +25,17 @@ exits with 1; a :class:`UsageError` exits with 2.
 
 from __future__ import annotations
 
+import warnings
+
+
+class Notice(UserWarning):
+    """Something that a person should know, and that stops nothing: see :func:`notice`."""
+
+
+def notice(message: str) -> None:
+    """Tell something once, as a warning of the kind :class:`Notice`; the command line prints it."""
+    warnings.warn(message, Notice, stacklevel=2)
+
 
 class TriMixError(Exception):
     """Base of all errors that a caller may want to show to a person."""

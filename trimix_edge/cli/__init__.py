@@ -7,7 +7,6 @@ Exit codes: 0; 1 for an error of a file, a model or a prompt, told in one line; 
 from __future__ import annotations
 
 import os
-import re
 import sys
 from typing import Annotated
 
@@ -29,8 +28,14 @@ from trimix_edge.cli import (
     quantize,
     score,
 )
-from trimix_edge.cli.console import use_utf8
 from trimix_edge.cli.options import name_flags
+from trimix_edge.cli.streams import (
+    fill_closed_streams,
+    one_line,
+    restart_in_utf8,
+    shown_notices,
+    use_utf8,
+)
 from trimix_edge.errors import (
     ContextError,
     ContextOverflowError,
@@ -86,8 +91,7 @@ def _root(
 
 
 def _fail(message: object, code: int) -> int:
-    # A message may quote a stranger's file: no control character of it reaches the terminal.
-    print("trimix-edge:", re.sub(r"[\s\x00-\x1f\x7f-\x9f]+", " ", str(message)), file=sys.stderr)
+    print("trimix-edge:", one_line(message), file=sys.stderr)
     return code
 
 
@@ -99,6 +103,11 @@ def _reader_has_gone() -> int:
 
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
+    with shown_notices():
+        return _run(arguments)
+
+
+def _run(arguments: list[str] | None) -> int:
     try:
         code = typer.main.get_command(app).main(
             arguments, prog_name="trimix-edge", standalone_mode=False
@@ -133,5 +142,7 @@ def run(arguments: list[str] | None = None) -> int:
 
 def main() -> None:
     """The console script."""
+    restart_in_utf8()
+    has_output = fill_closed_streams()
     use_utf8()
-    sys.exit(run())
+    sys.exit(run() if has_output else _fail("standard output is closed", 1))

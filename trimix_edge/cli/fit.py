@@ -71,7 +71,8 @@ def command(
     from trimix_edge.fusion.by_prompt import WeightGrid
     from trimix_edge.measure.fit import TextSource, fit_host, fit_weights, read_pairs, samples_of
     from trimix_edge.trimix import TriMix
-    from trimix_edge.trios.manifest import TrioManifest, check_savable, save_weights
+    from trimix_edge.trios.manifest import TrioManifest
+    from trimix_edge.trios.saving import check_savable, save_weights
 
     if method not in ("newton", "grid"):
         raise UsageError(f"method is {method!r}, it must be newton or grid")

@@ -23,6 +23,7 @@ from trimix_edge.config import (
 )
 from trimix_edge.config import Weights as FusionWeightsOrChoice
 from trimix_edge.errors import GrammarError, PromptError, TriMixError, UsageError
+from trimix_edge.files import text_from_outside
 from trimix_edge.trios.manifest import TrioManifest
 
 _MODELS, _FUSION, _SAMPLING, _MACHINE = "Models", "Fusion", "Sampling", "Machine"
@@ -331,14 +332,14 @@ def sampling_params(
 
 
 def read_stdin() -> str:
-    """All of standard input.
+    """All of standard input: see :func:`text_from_outside`.
 
     Raises:
-        PromptError: it is not UTF-8.
+        PromptError: it is not UTF-8, or closed.
     """
     data = sys.stdin.buffer.read()
     try:
-        return data.decode("utf-8")
+        return text_from_outside(data)
     except UnicodeDecodeError as error:
         raise PromptError(
             f"standard input is not UTF-8: byte {error.start} is 0x{data[error.start]:02x}"
@@ -346,9 +347,10 @@ def read_stdin() -> str:
 
 
 def read_text(path: Path, what: str, kind: type[TriMixError]) -> str:
-    """The text in a file; an error of this kind where there is none."""
+    """The text in a file, see :func:`text_from_outside`; an error of this kind where there is
+    none."""
     try:
-        return path.read_text(encoding="utf-8")
+        return text_from_outside(path.read_bytes())
     except UnicodeDecodeError as error:
         raise kind(f"{what} {path} is not UTF-8: byte {error.start} is invalid") from None
     except OSError as error:

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 def command(
     language: Annotated[
-        str | None, typer.Option(help="Only those for a language, as bo.", show_default=False)
+        str | None,
+        typer.Option(
+            help="Only those for a language, as tibetan or its code, bo.", show_default=False
+        ),
     ] = None,
     quant: making.Quant = "Q4_K_M",
     ctx: opt.Ctx = None,
@@ -28,13 +31,14 @@ def command(
 
     from trimix_edge.config import ContextParams, Role
     from trimix_edge.errors import UsageError
-    from trimix_edge.hub import presets
+    from trimix_edge.hub import presets, presets_for
     from trimix_edge.planning.memory import DEFAULT_N_CTX
 
     quant = quant.upper()
-    found = [p for p in presets().values() if language in (None, p.language)]
+    found = list(presets().values()) if language is None else presets_for(language)
     if not found:
-        known = ", ".join(sorted({preset.language for preset in presets().values()}))
+        pairs = {(preset.language, preset.language_name) for preset in presets().values()}
+        known = ", ".join(f"{code} ({name.partition(' (')[0]})" for code, name in sorted(pairs))
         raise UsageError(f"no preset is for the language {language!r}: there are {known}")
     n_ctx = ContextParams(n_ctx=ctx or 0).n_ctx or DEFAULT_N_CTX
     if as_json:
@@ -56,14 +60,15 @@ def command(
             preset.name,
             preset.language_name.partition(" (")[0],
             f"{preset.n_bytes(quant) / 1e9:.1f} GB",
-            f"{preset.memory(quant, n_ctx) / 1e9:.1f} GB",
+            f"{preset.memory(quant, n_ctx, preset.weights.roles) / 1e9:.1f} GB",
             ", ".join(notes),
         )
     console = Console(highlight=False)
     console.print(table)
     unused = [p for p in found if p.weights.of(Role.SMALL_BASE) == 0.0]
     console.print(
-        f"[dim]{quant}; memory of all three models at {n_ctx} tokens of context"
+        f"[dim]{quant}; size: all three files; memory: with the default weights, at {n_ctx} tokens "
+        f"of context"
         + ("; small_base is not loaded where its weight is 0" if unused else "")
         + "[/dim]"
     )
@@ -79,6 +84,7 @@ def _as_json(preset: Preset, quant: str, n_ctx: int) -> dict[str, Any]:
         "n_bytes": preset.n_bytes(quant),
         "n_ctx": n_ctx,
         "memory": preset.memory(quant, n_ctx),
+        "memory_with_default_weights": preset.memory(quant, n_ctx, preset.weights.roles),
         "models": {
             str(role): {
                 "checkpoint": str(model.hub_id),

@@ -13,7 +13,11 @@ from trimix_edge.cli import making
 
 def command(
     preset: Annotated[
-        str, typer.Argument(help="A name out of `trimix-edge presets`.", show_default=False)
+        str,
+        typer.Argument(
+            help="A name out of `trimix-edge presets`, or a language as tibetan, for its smallest.",
+            show_default=False,
+        ),
     ],
     quant: making.Quant = "Q4_K_M",
     to: Annotated[
@@ -35,7 +39,7 @@ def command(
 
     found = find_preset(preset)
     with making.ByteBar() as bar:
-        report = pull(found, to or Path(preset), quant, overwrite=force, on_progress=bar.update)
+        report = pull(found, to or Path(found.name), quant, overwrite=force, on_progress=bar.update)
     if as_json:
         models = {
             str(role): {

@@ -18,6 +18,7 @@ from trimix_edge.errors import TrioConfigError, UsageError
 from trimix_edge.files import fingerprint
 from trimix_edge.llama import LlamaContext, LlamaModel, Vocab, backend_info, shared_vocab_size
 from trimix_edge.llama.context import BatchItem
+from trimix_edge.llama.model import warn_beyond_training
 from trimix_edge.llama.vocab import NamedVocab
 
 DEFAULT_N_CTX = 4096
@@ -139,6 +140,7 @@ class Trio:
                     context.n_batch or (GPU_N_BATCH if on_gpu else CPU_N_BATCH), context.n_parallel
                 ),
             )
+            warn_beyond_training(self.models, self.context.n_ctx)
             for role, model in self.models.items():
                 self._contexts[role] = stack.enter_context(
                     LlamaContext(model, str(role), self.context, loras.get(role))

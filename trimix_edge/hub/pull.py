@@ -23,6 +23,7 @@ from trimix_edge.hub.client import Listing, OutOfReachError, Progress, RemoteFil
 from trimix_edge.hub.make import make_gguf
 from trimix_edge.hub.presets import DEFAULT_QUANTIZATION, Preset, PresetModel
 from trimix_edge.hub.trio_file import trio_toml
+from trimix_edge.llama.model import NORMALIZER_KEY
 from trimix_edge.llama.quantize import COPY, parse_quantization
 from trimix_edge.trios.manifest import MANIFEST, TrioManifest
 
@@ -96,8 +97,15 @@ def pull(
     if not keeps_trio:
         names = {role: model.path.name for role, model in models.items()}
         with replacing(folder / MANIFEST) as temporary:
-            temporary.write_text(trio_toml(preset, quantization, names), encoding="utf-8")
+            text = trio_toml(preset, quantization, names, _normalizer(models))
+            temporary.write_text(text, encoding="utf-8")
     return PullReport(folder / MANIFEST, quantization, models)
+
+
+def _normalizer(models: Mapping[Role, PulledModel]) -> str | None:
+    """What the converted files know of their tokenizer, and ready quantised files do not."""
+    found = (read_gguf(model.path).get(NORMALIZER_KEY, str) for model in models.values())
+    return next(filter(None, found), None)
 
 
 def _present(folder: Path, stems: Mapping[Role, str]) -> dict[Role, PulledModel]:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import ctypes
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import llama_cpp
 
-from trimix_edge.errors import ModelLoadError, UsageError
+from trimix_edge.config import Role, check_normalizer
+from trimix_edge.errors import ModelLoadError, UsageError, notice
 from trimix_edge.llama.backend import (
     collected_errors,
     deferred_interrupt,
@@ -24,6 +25,9 @@ from trimix_edge.llama.header import check_header
 from trimix_edge.llama.vocab import Vocab
 
 _GGUF_MAGIC = b"GGUF"
+
+NORMALIZER_KEY = "trimix.tokenizer.normalizer"
+"""Metadata of our own: the Unicode normal form that texts get before they are tokenized."""
 
 
 def _check_file(path: Path) -> None:
@@ -172,13 +176,21 @@ class LlamaModel:
 
         Raises:
             UsageError: the model was loaded without it.
+            ModelLoadError: the file asks for a normaliser that does not exist.
         """
         if not self._has_vocabulary:
             raise UsageError(f"{self.path} was loaded without its vocabulary: use its trio's")
+        try:
+            normalizer = check_normalizer(self.metadata(NORMALIZER_KEY) or "")
+        except UsageError as error:
+            raise ModelLoadError(f"{self.path}: {NORMALIZER_KEY}: {error}") from None
         return Vocab(
             llama_cpp.llama_model_get_vocab(self.pointer),
             self.metadata("tokenizer.ggml.model") or "",
             self.metadata("tokenizer.ggml.pre") or "",
+            normalizer,
+            has_bos=self.metadata("tokenizer.ggml.bos_token_id") is not None,
+            has_eos=self.metadata("tokenizer.ggml.eos_token_id") is not None,
         )
 
     @cached_property
@@ -255,3 +267,13 @@ class LlamaModel:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def warn_beyond_training(models: Mapping[Role, LlamaModel], n_ctx: int) -> None:
+    """Give a notice where a context is longer than what a model was trained for."""
+    n_train, role = min((model.n_ctx_train, str(role)) for role, model in models.items())
+    if n_ctx > n_train:
+        notice(
+            f"a context of {n_ctx} tokens is longer than the {n_train} that {role} was trained "
+            f"for: what comes after them may be nonsense"
+        )
