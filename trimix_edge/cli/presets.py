@@ -28,8 +28,8 @@ def command(
 
     from trimix_edge.config import ContextParams, Role
     from trimix_edge.errors import UsageError
+    from trimix_edge.gguf import DEFAULT_N_CTX
     from trimix_edge.hub import presets
-    from trimix_edge.planning.memory import DEFAULT_N_CTX
 
     quant = quant.upper()
     found = [p for p in presets().values() if language in (None, p.language)]

@@ -16,8 +16,9 @@ from typing import Any
 
 from trimix_edge.config import FusionWeights, Role
 from trimix_edge.errors import UsageError
+from trimix_edge.gguf import DEFAULT_N_CTX, ModelShape
 from trimix_edge.hub.client import HubId
-from trimix_edge.planning.memory import DEFAULT_N_CTX, MemoryNeed, ModelShape
+from trimix_edge.planning.memory import MemoryNeed
 from trimix_edge.trios.manifest import PAPER_WEIGHTS
 
 if sys.version_info >= (3, 11):

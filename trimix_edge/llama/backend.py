@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
-import platform
 import signal
 import sys
 import threading
@@ -27,8 +26,13 @@ _CONTINUED = 5
 _EXPECTED = "dummy tokens"
 """A warning about every model that is loaded without its vocabulary."""
 
-_REPACKED = frozenset({2, 10, 12, 20, 39})  # enum ggml_type: Q4_0, Q2_K, Q4_K, IQ4_NL, MXFP4
-_REPACKED_ON_ARM = frozenset({8, 13, 14})  # Q8_0, Q5_K, Q6_K
+# What a CPU with a feature lays out anew, numbers of enum ggml_type
+# (``ggml_repack_get_optimal_repack_type``).
+_REPACKED = {
+    "AVX2": frozenset({2, 12, 20, 39}),  # Q4_0, Q4_K, IQ4_NL, MXFP4
+    "AVX512": frozenset({10}),  # Q2_K
+    "DOTPROD": frozenset({2, 8, 12, 13, 14, 20, 39, 41}),  # also Q8_0, Q5_K, Q6_K, Q1_0
+}
 
 
 class _LogSink:
@@ -153,12 +157,14 @@ def is_repacked(types: Collection[int]) -> bool:
     """Whether llama.cpp lays out tensors of these types anew for the CPU's vector units.
 
     A file that is mapped is then in memory twice, the second time for nothing: it is better read.
-    (``ggml_repack_get_optimal_repack_type``; ARM knows more types than x86.)
+
+    Args:
+        types: numbers of ``enum ggml_type``, those of all parts of a model.
     """
-    if llama_cpp.llama_supports_gpu_offload() or "REPACK" not in _system_features():
+    features = _system_features()
+    if llama_cpp.llama_supports_gpu_offload() or "REPACK" not in features:
         return False
-    is_arm = platform.machine().lower() in ("aarch64", "arm64")
-    return bool(set(types) & (_REPACKED | _REPACKED_ON_ARM if is_arm else _REPACKED))
+    return any(not kinds.isdisjoint(types) for name, kinds in _REPACKED.items() if name in features)
 
 
 @dataclass(frozen=True)
