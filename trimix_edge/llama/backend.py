@@ -26,6 +26,8 @@ _CONTINUED = 5
 _EXPECTED = "dummy tokens"
 """A warning about every model that is loaded without its vocabulary."""
 
+_GPUS = frozenset({1, 2})  # enum ggml_backend_dev_type: GPU, IGPU
+
 # What a CPU with a feature lays out anew, numbers of enum ggml_type
 # (``ggml_repack_get_optimal_repack_type``).
 _REPACKED = {
@@ -153,6 +155,19 @@ def physical_cores() -> int:
     return max(1, min(usable or 1, psutil.cpu_count(logical=False) or usable or 1))
 
 
+def has_gpu() -> bool:
+    """Whether ggml has registered a GPU, one that is part of the processor included.
+
+    (``ggml_backend_dev_type``.) ``llama_supports_gpu_offload`` is also true where a module for
+    other machines is loaded. Libraries that speed up the CPU (BLAS, AMX) are no GPU: they take no
+    layers.
+    """
+    ggml = ggml_library("ggml")
+    ggml.ggml_backend_dev_type.restype = ctypes.c_int
+    ggml.ggml_backend_dev_type.argtypes = [ctypes.c_void_p]
+    return any(ggml.ggml_backend_dev_type(device) in _GPUS for device in _devices(ggml))
+
+
 def is_repacked(types: Collection[int]) -> bool:
     """Whether llama.cpp lays out tensors of these types anew for the CPU's vector units.
 
@@ -162,7 +177,7 @@ def is_repacked(types: Collection[int]) -> bool:
         types: numbers of ``enum ggml_type``, those of all parts of a model.
     """
     features = _system_features()
-    if llama_cpp.llama_supports_gpu_offload() or "REPACK" not in features:
+    if has_gpu() or "REPACK" not in features:
         return False
     return any(not kinds.isdisjoint(types) for name, kinds in _REPACKED.items() if name in features)
 
@@ -173,7 +188,7 @@ class BackendInfo:
 
     Attributes:
         llama_cpp_python: version of the binding.
-        gpu_offload: whether the build can put layers on a GPU.
+        gpu_offload: whether there is a GPU to put layers on.
         mmap: whether models are mapped instead of read.
         features: name to value of the CPU and GPU features that the build uses.
         devices: llama.cpp's names and descriptions of its compute devices.
@@ -202,18 +217,23 @@ def _system_features() -> dict[str, str]:
     return features
 
 
-def _devices() -> Iterator[tuple[str, str]]:
+def _devices(ggml: ctypes.CDLL) -> Iterator[int]:
     """ggml's device registry, which the binding does not wrap."""
-    ggml = ggml_library("ggml")
     ggml.ggml_backend_dev_count.restype = ctypes.c_size_t
     ggml.ggml_backend_dev_get.restype = ctypes.c_void_p
     ggml.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
-    for call in (ggml.ggml_backend_dev_name, ggml.ggml_backend_dev_description):
-        call.restype, call.argtypes = ctypes.c_char_p, [ctypes.c_void_p]
     for i in range(ggml.ggml_backend_dev_count()):
-        device = ggml.ggml_backend_dev_get(i)
-        name = ggml.ggml_backend_dev_name(device).decode(errors="replace")
-        yield name, ggml.ggml_backend_dev_description(device).decode(errors="replace")
+        yield ggml.ggml_backend_dev_get(i)
+
+
+def _described_devices() -> Iterator[tuple[str, str]]:
+    ggml = ggml_library("ggml")
+    calls = (ggml.ggml_backend_dev_name, ggml.ggml_backend_dev_description)
+    for call in calls:
+        call.restype, call.argtypes = ctypes.c_char_p, [ctypes.c_void_p]
+    for device in _devices(ggml):
+        name, description = (call(device).decode(errors="replace") for call in calls)
+        yield name, description
 
 
 def backend_info() -> BackendInfo:
@@ -222,10 +242,10 @@ def backend_info() -> BackendInfo:
     memory = psutil.virtual_memory()
     return BackendInfo(
         llama_cpp_python=llama_cpp.__version__,
-        gpu_offload=bool(llama_cpp.llama_supports_gpu_offload()),
+        gpu_offload=has_gpu(),
         mmap=bool(llama_cpp.llama_supports_mmap()),
         features=_system_features(),
-        devices=tuple(_devices()),
+        devices=tuple(_described_devices()),
         physical_cores=physical_cores(),
         memory=memory.total,
         memory_available=memory.available,

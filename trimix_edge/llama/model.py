@@ -16,6 +16,7 @@ from trimix_edge.gguf import check_header
 from trimix_edge.llama.backend import (
     collected_errors,
     deferred_interrupt,
+    has_gpu,
     init_backend,
     is_repacked,
     reason,
@@ -64,7 +65,7 @@ class LlamaModel:
         header = check_header(path)
         init_backend()
         self.path = path
-        self.is_offloaded = gpu_layers != 0 and bool(llama_cpp.llama_supports_gpu_offload())
+        self.is_offloaded = gpu_layers != 0 and has_gpu()
         self._has_vocabulary = n_vocab is None
         self._pointer: Any = None
         params = llama_cpp.llama_model_default_params()
