@@ -218,6 +218,8 @@ def _show_machine(console: Console, plan: Plan) -> None:
 
     machine = plan.machine
     how = "measured" if machine.is_measured else f"not measured here: {machine.source}"
+    if machine.is_busy:
+        how += " while other programs ran: measure --again at a quiet moment"
     sequences = f"{plan.n_parallel} x " if plan.n_parallel > 1 else ""
     console.print(
         f"{machine.name}, {megabytes(plan.memory)} of memory in all ({how}); "
@@ -242,6 +244,7 @@ def _as_json(plan: Plan) -> dict[str, Any]:
         "machine": machine.name,
         "measured": machine.is_measured,
         "source": machine.source,
+        "busy": machine.is_busy,
         "memory": plan.memory,
         "n_ctx": plan.n_ctx,
         "n_parallel": plan.n_parallel,

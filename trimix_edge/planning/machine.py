@@ -72,6 +72,7 @@ class Machine:
         speeds: by type of weights.
         layer_seconds: of a layer, for one token, beside its weights.
         bytes_per_second: at which the KV cache is read.
+        is_busy: other programs ran while it was measured, so that it may be faster than that.
         source: where the numbers come from; empty if they were measured here.
     """
 
@@ -80,6 +81,7 @@ class Machine:
     speeds: Mapping[str, TypeSpeed] = field(default_factory=dict)
     layer_seconds: float = 0.0
     bytes_per_second: float = 1e10
+    is_busy: bool = False
     source: str = ""
 
     @property
@@ -112,7 +114,9 @@ def profiles() -> Mapping[str, Machine]:
     """The machines of ``profiles.toml``, by name."""
     text = (files("trimix_edge.planning") / "profiles.toml").read_text(encoding="utf-8")
     found = {}
-    for name, entry in tomllib.loads(text)["machines"].items():
+    machines = tomllib.loads(text)["machines"]
+    for name, given in machines.items():
+        entry = {**machines.get(given.get("like"), {}), **given}
         bandwidth, macs = 1e9 * entry["gigabytes_per_second"], 1e9 * entry["gigamacs_per_second"]
         found[name] = Machine(
             name=name,
@@ -157,6 +161,8 @@ def this_machine(
     wanted = [kind for kind in TYPES if kind in {_nearest(kind) for kind in types}]
     missing = [kind for kind in wanted if kind not in known.speeds]
     n_all = len(missing) + (known.layer_seconds == 0.0)
+    if n_all and _other_load() > 0.2:
+        known = replace(known, is_busy=True)
     with tempfile.TemporaryDirectory(prefix="trimix-edge-") as folder:
         file = Path(folder) / "probe.gguf"
         done = 0
@@ -172,6 +178,11 @@ def this_machine(
     if n_all:
         _write(path, key, known)
     return known
+
+
+def _other_load() -> float:
+    """The part of all processors that is at work now, before this process begins to compute."""
+    return psutil.cpu_percent(interval=0.3) / 100
 
 
 def _measure(file: Path, kind: str) -> TypeSpeed:
@@ -210,7 +221,12 @@ def _read(path: Path, key: Mapping[str, Any]) -> Machine:
             for kind, row in content["speeds"].items()
             if kind in TYPES
         }
-        return replace(machine, speeds=speeds, layer_seconds=_positive(content["layer_seconds"]))
+        return replace(
+            machine,
+            speeds=speeds,
+            layer_seconds=_positive(content["layer_seconds"]),
+            is_busy=content["is_busy"] is True,
+        )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return machine
 
@@ -224,7 +240,12 @@ def _positive(value: object) -> float:
 def _write(path: Path, key: Mapping[str, Any], machine: Machine) -> None:
     """Keep the speeds; where nothing can be written, they are measured again next time."""
     speeds = {kind: asdict(speed) for kind, speed in machine.speeds.items()}
-    content = {"key": key, "speeds": speeds, "layer_seconds": machine.layer_seconds}
+    content = {
+        "key": key,
+        "speeds": speeds,
+        "layer_seconds": machine.layer_seconds,
+        "is_busy": machine.is_busy,
+    }
     with suppress(OSError, TargetError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as part:

@@ -23,6 +23,8 @@ KV_TYPES = ("f16", "q8_0")
 ENOUGH = 5.0
 """Tokens a second that a recommended row generates, if any row does."""
 
+_COARSE = re.compile(r"I?Q[123]|TQ")
+
 FUSE_SECONDS = 3e-9
 """For each id of the vocabulary and model, to fuse and choose: memory-bound everywhere."""
 
@@ -129,8 +131,13 @@ def make_plan(
 
 
 def _recommended(rows: list[Row]) -> int | None:
-    """The largest that fits and generates :data:`ENOUGH`, else the fastest that fits."""
+    """The largest that fits and generates :data:`ENOUGH`, else the fastest that fits.
+
+    Files of less than four bits a weight say other things than the model did: only where no larger
+    ones fit.
+    """
     fitting = [n for n, row in enumerate(rows) if row.fits]
+    fitting = [n for n in fitting if not _COARSE.match(rows[n].quantization)] or fitting
     fast = [n for n in fitting if rows[n].fused.generation >= ENOUGH]
     if fast:
         return max(fast, key=lambda n: rows[n].download)
