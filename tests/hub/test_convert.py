@@ -21,7 +21,7 @@ from tiny_models import SMALL, random_tensors, write_checkpoint
 
 from trimix_edge.cli import run
 from trimix_edge.errors import ConversionError, DiskSpaceError, QuantizeError
-from trimix_edge.gguf.reader import read_gguf
+from trimix_edge.gguf import read_gguf
 from trimix_edge.hub import make_gguf
 from trimix_edge.planning.summary import summarise
 

@@ -17,7 +17,7 @@ from quantize.parts import split
 
 from trimix_edge import FusionWeights, Role, TriMix, TrioManifest
 from trimix_edge.errors import DiskSpaceError, HubError, TargetError, UsageError
-from trimix_edge.gguf.reader import read_gguf
+from trimix_edge.gguf import read_gguf
 from trimix_edge.hub import PullReport, find_preset, make_gguf, pull
 
 PRESET = "qwen2.5-1.5b-7b-ug"

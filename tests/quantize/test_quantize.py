@@ -23,7 +23,7 @@ from trimix_edge.errors import (
     TargetError,
     UsageError,
 )
-from trimix_edge.gguf.reader import read_gguf
+from trimix_edge.gguf import read_gguf
 from trimix_edge.llama import quantize as module
 from trimix_edge.llama.quantize import parse_quantization, quantizations, quantize
 from trimix_edge.planning.summary import summarise

@@ -23,6 +23,7 @@ from trimix_edge.cli import (
     generate,
     info,
     inspect,
+    plan,
     presets,
     pull,
     quantize,
@@ -61,6 +62,7 @@ app.command("bench")(bench.command)
 app.command("evaluate")(evaluate.command)
 app.command("compare")(compare.command)
 app.command("info")(info.command)
+app.command("plan")(plan.command)
 app.command("presets")(presets.command)
 app.command("pull")(pull.command)
 app.command("convert")(convert.command)

@@ -314,7 +314,7 @@ def sampling(
 
 def parallel(given: int | None, manifest: TrioManifest, context: ContextParams) -> int:
     """Generations at once: what was given, or what fits into memory."""
-    from trimix_edge.planning.memory import DEFAULT_N_CTX
+    from trimix_edge.gguf import DEFAULT_N_CTX
     from trimix_edge.planning.parallel import default_parallel
 
     if given is not None:

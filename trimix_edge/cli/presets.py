@@ -26,13 +26,15 @@ def command(
     as_json: making.AsJson = False,
 ) -> None:
     """List the trios that `trimix-edge pull` knows, with their sizes and memory needs."""
+    import psutil
     from rich.console import Console
     from rich.table import Table
 
     from trimix_edge.config import ContextParams, Role
     from trimix_edge.errors import UsageError
+    from trimix_edge.gguf import DEFAULT_N_CTX
     from trimix_edge.hub import presets, presets_for
-    from trimix_edge.planning.memory import DEFAULT_N_CTX
+    from trimix_edge.planning.plan import fits
 
     quant = quant.upper()
     found = list(presets().values()) if language is None else presets_for(language)
@@ -44,11 +46,12 @@ def command(
     if as_json:
         print(json.dumps([_as_json(p, quant, n_ctx) for p in found], ensure_ascii=False))
         return
-    table = Table("preset", "language", "size", "memory", "licence", box=None)
-    for column in table.columns[:4]:
+    table = Table("preset", "language", "size", "memory", "here", "licence", box=None)
+    for column in table.columns[:5]:
         column.no_wrap = True
     for column in table.columns[2:4]:
         column.justify = "right"
+    memory = psutil.virtual_memory().total
     for preset in found:
         models = preset.models.values()
         notes = list(preset.licenses)
@@ -61,6 +64,7 @@ def command(
             preset.language_name.partition(" (")[0],
             f"{preset.n_bytes(quant) / 1e9:.1f} GB",
             f"{preset.memory(quant, n_ctx, preset.weights.roles) / 1e9:.1f} GB",
+            "fits" if fits(preset.memory(quant, n_ctx, preset.weights.roles), memory) else "no",
             ", ".join(notes),
         )
     console = Console(highlight=False)

@@ -16,7 +16,7 @@ from pathlib import Path
 from trimix_edge.config import Role
 from trimix_edge.errors import ModelLoadError, TargetError, UsageError
 from trimix_edge.files import replacing
-from trimix_edge.gguf.reader import read_gguf
+from trimix_edge.gguf import read_gguf
 from trimix_edge.hub import client
 from trimix_edge.hub.checkpoint import RemoteCheckpoint, find_checkpoint, require_room
 from trimix_edge.hub.client import Listing, OutOfReachError, Progress, RemoteFile

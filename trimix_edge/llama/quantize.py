@@ -26,7 +26,7 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from trimix_edge.errors import ModelLoadError, QuantizeError, UsageError
 from trimix_edge.files import check_target, replacing, require_space
-from trimix_edge.gguf.reader import GgufFile, read_gguf
+from trimix_edge.gguf import GgufFile, read_gguf
 from trimix_edge.llama.backend import ggml_library, init_backend, physical_cores
 from trimix_edge.llama.quantize_worker import READY
 

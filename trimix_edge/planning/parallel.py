@@ -7,8 +7,8 @@ from pathlib import Path
 
 import psutil
 
+from trimix_edge.gguf import ModelShape
 from trimix_edge.gguf.reader import read_gguf
-from trimix_edge.planning.memory import ModelShape
 
 SIZES = (16, 8, 4, 2, 1)
 SHARE = 1 / 8
