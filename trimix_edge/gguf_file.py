@@ -13,7 +13,7 @@ import math
 import os
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -55,12 +55,14 @@ class LongArray:
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """One tensor: ``shape`` as in the file, the length of a row first; ``kind`` as ``Q4_K``."""
+    """One tensor: ``shape`` as in the file, the length of a row first; ``kind`` as ``Q4_K``;
+    ``start`` is the byte of its own file where its data begins."""
 
     name: str
     shape: tuple[int, ...]
     kind: str
     n_bytes: int
+    start: int = 0
 
     @property
     def n_elements(self) -> int:
@@ -184,7 +186,8 @@ class _Reader:
         found = [self._tensor() for _ in range(n_tensors)]
         start = -(-(self._size - self._left) // alignment) * alignment
         self._check(found, start)
-        return GgufFile(self._path, self._size, metadata, tuple(info for info, _ in found))
+        tensors = tuple(replace(info, start=start + offset) for info, offset in found)
+        return GgufFile(self._path, self._size, metadata, tensors)
 
     def _check(self, found: list[tuple[TensorInfo, int]], start: int) -> None:
         names: set[str] = set()
