@@ -24,6 +24,15 @@ def command(
             show_default=False,
         ),
     ] = None,
+    imatrix_text: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE[:SHARE]",
+            help="Make an importance matrix of each model from this text, and quantise with it; "
+            "may be given several times.",
+            show_default=False,
+        ),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Fetch and convert again what is already there.")
     ] = False,
@@ -34,8 +43,16 @@ def command(
     from trimix_edge.hub import find_preset, pull
 
     found = find_preset(preset)
+    texts = making.calibration_texts(imatrix_text or [])
     with making.ByteBar() as bar:
-        report = pull(found, to or Path(preset), quant, overwrite=force, on_progress=bar.update)
+        report = pull(
+            found,
+            to or Path(preset),
+            quant,
+            imatrix_texts=texts,
+            overwrite=force,
+            on_progress=bar.update,
+        )
     if as_json:
         models = {
             str(role): {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +20,10 @@ from trimix_edge.gguf_file import read_gguf
 from trimix_edge.hub import client
 from trimix_edge.hub.checkpoint import RemoteCheckpoint, find_checkpoint, require_room
 from trimix_edge.hub.client import Listing, OutOfReachError, Progress, RemoteFile
-from trimix_edge.hub.make import make_gguf
+from trimix_edge.hub.make import DIRECT_TYPES, make_gguf
 from trimix_edge.hub.presets import DEFAULT_QUANTIZATION, Preset, PresetModel
 from trimix_edge.hub.trio_file import trio_toml
+from trimix_edge.llama.calibration import CalibrationText
 from trimix_edge.llama.quantize import COPY, parse_quantization
 from trimix_edge.manifest import MANIFEST, TrioManifest
 
@@ -58,6 +59,7 @@ def pull(
     folder: Path,
     quantization: str = DEFAULT_QUANTIZATION,
     *,
+    imatrix_texts: Sequence[CalibrationText] = (),
     overwrite: bool = False,
     on_progress: Progress | None = None,
 ) -> PullReport:
@@ -65,6 +67,8 @@ def pull(
 
     Args:
         folder: made if it does not exist; files of the same preset and type stay as they are.
+        imatrix_texts: quantise with importance matrices made from these texts. All models are
+            converted then: ready quantised files were made with others, or with none.
         overwrite: fetch and convert everything again, and replace the ``trio.toml``.
 
     Raises:
@@ -74,6 +78,8 @@ def pull(
         TargetError: the folder can't be written, or holds a ``trio.toml`` of other models.
     """
     quantization = parse_quantization(quantization)
+    if imatrix_texts and quantization.lower() in DIRECT_TYPES:
+        raise UsageError(f"{quantization} takes no importance matrix: choose a type such as IQ3_M")
     if quantization == COPY:
         raise UsageError(f"{COPY} is not a type that a model can be pulled as")
     if folder.exists() and not folder.is_dir():
@@ -82,7 +88,7 @@ def pull(
     present = {} if overwrite else _present(folder, stems)
     keeps_trio = not overwrite and _describes(folder / MANIFEST, stems)
     plans = {
-        role: _plan(model, stems[role], quantization)
+        role: _plan(model, stems[role], quantization, imatrix_texts)
         for role, model in preset.models.items()
         if role not in present
     }
@@ -168,6 +174,7 @@ class _Conversion:
     checkpoint: RemoteCheckpoint | Path
     stem: str
     quantization: str
+    imatrix_texts: Sequence[CalibrationText] = ()
 
     @property
     def n_bytes_to_cache(self) -> int:
@@ -187,21 +194,24 @@ class _Conversion:
             folder / f"{self.stem}.gguf",
             outtype=self.quantization,
             name=self.model.hub_id.name,
+            imatrix_texts=self.imatrix_texts,
             overwrite=True,
             on_progress=on_progress,
         )
         return PulledModel(made.target, "converted", made.n_bytes, made.notes)
 
 
-def _plan(model: PresetModel, stem: str, quantization: str) -> _Download | _Conversion:
+def _plan(
+    model: PresetModel, stem: str, quantization: str, texts: Sequence[CalibrationText]
+) -> _Download | _Conversion:
     """How to come by a model; asks the Hub."""
-    if model.gguf is not None:
+    if model.gguf is not None and not texts:
         with suppress(OutOfReachError):
             listing = client.list_files(model.gguf)
             files = _ready_files(listing, model.hub_id.name, quantization)
             if files:
                 return _Download(listing, files, stem)
-    return _Conversion(model, find_checkpoint(model.hub_id), stem, quantization)
+    return _Conversion(model, find_checkpoint(model.hub_id), stem, quantization, texts)
 
 
 def _ready_files(listing: Listing, name: str, quantization: str) -> tuple[RemoteFile, ...]:

@@ -124,9 +124,7 @@ class ChunkRunner:
     def _is_stopped(self, user_data: Any) -> bool:
         return bool(self._failed) or self._interrupted()
 
-    def run(
-        self, chunk: Sequence[int], first_row: int = 0, on_rows: OnRows | None = None
-    ) -> None:
+    def run(self, chunk: Sequence[int], first_row: int = 0, on_rows: OnRows | None = None) -> None:
         """Read one chunk from an empty memory, and compute logits for its tokens.
 
         Args:

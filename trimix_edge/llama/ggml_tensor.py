@@ -17,7 +17,7 @@ F32 = 0
 
 
 class GgmlTensor(ctypes.Structure):
-    """``struct ggml_tensor``, up to its name; ``ne`` counts elements, ``nb`` bytes, columns first."""
+    """``struct ggml_tensor`` up to its name; ``ne`` in elements, ``nb`` in bytes, columns first."""
 
 
 GgmlTensor._fields_ = [
@@ -86,14 +86,15 @@ def values(tensor: Any) -> npt.NDArray[Any]:
     """
     calls = _calls()
     n_bytes = calls.ggml_nbytes(ctypes.addressof(tensor))
-    buffer = (ctypes.c_char * n_bytes)
+    buffer = ctypes.c_char * n_bytes
     if calls.ggml_backend_buffer_is_host(tensor.buffer):
         memory = buffer.from_address(tensor.data)
     else:
         memory = buffer()
         calls.ggml_backend_tensor_get(ctypes.addressof(tensor), memory, 0, n_bytes)
     shape, strides = tuple(tensor.ne)[::-1], tuple(tensor.nb)[::-1]
-    return np.ndarray(shape, _TYPES[tensor.type], memory, 0, strides)
+    found: npt.NDArray[Any] = np.ndarray(shape, _TYPES[tensor.type], memory, 0, strides)
+    return found
 
 
 def weight_name(tensor: Any) -> str:

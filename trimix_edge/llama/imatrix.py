@@ -29,7 +29,8 @@ import numpy.typing as npt
 from trimix_edge.errors import ImatrixError, TargetError, UsageError
 from trimix_edge.files import check_target, fingerprint
 from trimix_edge.llama import ggml_tensor
-from trimix_edge.llama.chunks import SMALLEST, ChunkRunner, chunks_of
+from trimix_edge.llama.calibration import CalibrationText, check_settings, plan_chunks
+from trimix_edge.llama.chunks import SMALLEST, ChunkRunner
 from trimix_edge.llama.imatrix_file import (
     Entry,
     ImportanceMatrix,
@@ -39,7 +40,6 @@ from trimix_edge.llama.imatrix_file import (
     write_imatrix,
 )
 from trimix_edge.llama.model import LlamaModel
-from trimix_edge.llama.vocab import Vocab
 
 Progress = Callable[[int, int], None]
 """Called with the chunks that are done, and all of them."""
@@ -47,21 +47,6 @@ Progress = Callable[[int, int], None]
 DEFAULT_CHUNK = 512
 _FEWEST_ROWS = 16  # smaller batches are single tokens and the like
 _JOB = "trimix_edge.imatrix.job"
-
-
-@dataclass(frozen=True)
-class CalibrationText:
-    """A text to calibrate on.
-
-    Attributes:
-        name: what the matrix calls it: its file.
-        share: its part of all chunks, in proportion to those of the other texts; None takes all
-            that it has.
-    """
-
-    name: str
-    text: str
-    share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -86,7 +71,7 @@ def collect_imatrix(
     target: Path,
     texts: Sequence[CalibrationText],
     *,
-    chunk_size: int = DEFAULT_CHUNK,
+    chunk_size: int | None = None,
     max_chunks: int | None = None,
     process_output: bool = False,
     threads: int = 0,
@@ -103,7 +88,8 @@ def collect_imatrix(
         target: the file to write; ``TARGET.part`` beside it holds an unfinished run, which is
             gone on with.
         texts: all with shares, or none.
-        chunk_size: tokens that are read at once, a multiple of 32.
+        chunk_size: tokens that are read at once, a multiple of 32; 512 if absent, as in
+            llama.cpp, or what the model was trained on.
         max_chunks: no more than these, in all.
         process_output: also the output matrix, which llama.cpp leaves out unless told.
         threads: 0 for one a physical core.
@@ -118,15 +104,17 @@ def collect_imatrix(
         TargetError: the target can't be written.
         KeyboardInterrupt: Ctrl-C; what was done is kept for the next run.
     """
-    _check_settings(texts, chunk_size, max_chunks)
+    check_settings(texts, chunk_size, max_chunks)
     check_target(target, overwrite=overwrite)
     partial = target.with_name(f"{target.name}.part")
     with LlamaModel(model, gpu_layers=gpu_layers, on_progress=on_loading) as loaded:
+        if chunk_size is None:
+            chunk_size = min(DEFAULT_CHUNK, loaded.n_ctx_train // SMALLEST * SMALLEST) or SMALLEST
         if chunk_size > loaded.n_ctx_train:
             raise UsageError(
                 f"chunks of {chunk_size} tokens: {model.name} was trained on {loaded.n_ctx_train}"
             )
-        plan = _plan(loaded.vocab, texts, chunk_size, max_chunks)
+        plan = plan_chunks(loaded.vocab, texts, chunk_size, max_chunks)
         job = _job(model, texts, chunk_size, max_chunks, process_output)
         matrix = _unfinished(partial, job, overwrite=overwrite) or ImportanceMatrix()
         matrix.datasets, matrix.chunk_size = tuple(text.name for text in texts), chunk_size
@@ -267,64 +255,6 @@ def add_squares(rows: npt.NDArray[np.float32], sums: npt.NDArray[np.float32]) ->
     terms[0] = sums
     np.square(rows, out=terms[1:])
     np.add.reduce(terms, axis=0, out=sums)
-
-
-def _check_settings(
-    texts: Sequence[CalibrationText], chunk_size: int, max_chunks: int | None
-) -> None:
-    if not texts:
-        raise UsageError("an importance matrix needs at least one text")
-    if chunk_size < SMALLEST or chunk_size % SMALLEST:
-        raise UsageError(f"chunk size is {chunk_size}, it must be a multiple of {SMALLEST}")
-    if max_chunks is not None and max_chunks < 1:
-        raise UsageError(f"chunks is {max_chunks}, it must be at least 1")
-    shares = [text.share for text in texts if text.share is not None]
-    if shares and len(shares) < len(texts):
-        raise UsageError("either all texts have a share or none")
-    if any(not 0 < share < math.inf for share in shares):
-        raise UsageError(f"a share is {min(shares)}, it must be a number greater than 0")
-
-
-def _plan(
-    vocab: Vocab, texts: Sequence[CalibrationText], size: int, max_chunks: int | None
-) -> list[tuple[int, list[int]]]:
-    """The chunks to run, each with its text's number; texts alternate in proportion."""
-    found = []
-    for text in texts:
-        tokens = vocab.tokenize(text.text, parse_special=False)
-        found.append(chunks_of(vocab, tokens, size))
-        if not found[-1]:
-            raise ImatrixError(
-                f"{text.name} is too short: it has {len(tokens)} tokens, a chunk takes {size}: "
-                f"give more text, or smaller chunks"
-            )
-    shares = [text.share for text in texts if text.share is not None]
-    counts = plan_counts([len(chunks) for chunks in found], shares or None, max_chunks)
-    picked = []
-    for i, (chunks, n) in enumerate(zip(found, counts, strict=True)):
-        # Evenly from the whole text; the place of a chunk among all of them is its own share.
-        picked += [((k + 0.5) / n, i, chunks[k * len(chunks) // n]) for k in range(n)]
-    return [(i, chunk) for _, i, chunk in sorted(picked, key=lambda entry: entry[:2])]
-
-
-def plan_counts(
-    available: Sequence[int], shares: Sequence[float] | None, most: int | None
-) -> list[int]:
-    """How many chunks of each text are run: as many as its share allows, at least one of each.
-
-    Args:
-        available: whole chunks of each text.
-        shares: their proportions; None for those of ``available``.
-        most: chunks in all.
-    """
-    parts = [float(share) for share in shares or available]
-    total = math.fsum(parts)
-    n = min(a * total / part for a, part in zip(available, parts, strict=True))
-    n = min(n, float(most)) if most is not None else n
-    return [
-        max(1, min(a, math.floor(n * part / total + 1e-9)))
-        for a, part in zip(available, parts, strict=True)
-    ]
 
 
 def _job(model: Path, texts: Sequence[CalibrationText], *settings: object) -> str:

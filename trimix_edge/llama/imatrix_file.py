@@ -78,7 +78,7 @@ class ImportanceMatrix:
             ImatrixError: names the first tensor that differs.
         """
         shapes = {tensor.name: tensor.shape for tensor in head.tensors}
-        for name, entry in self.entries.items():
+        for name in self.entries:
             if name not in shapes:
                 raise ImatrixError(f"{_other(head)}: {head.path.name} has no tensor {name}")
         for tensor in head.tensors:
@@ -134,7 +134,9 @@ def read_imatrix_head(path: Path) -> GgufFile:
             )
         head = read_gguf(path)
     except ModelLoadError as error:
-        raise ImatrixError(str(error).replace("download or convert it again", "make it again"))
+        raise ImatrixError(
+            str(error).replace("download or convert it again", "make it again")
+        ) from None
     except OSError as error:
         raise ImatrixError(f"{path}: {error.strerror or error}") from None
     if head.get("general.type", str) != "imatrix" or not head.tensors or head.n_parts > 1:

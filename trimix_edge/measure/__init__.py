@@ -1,0 +1,1 @@
+"""What models cost and how well they do: measured, not guessed."""
