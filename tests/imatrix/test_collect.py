@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -303,4 +302,4 @@ def test_a_target_that_exists_stays(wide: Path, text: str, tmp_path: Path) -> No
     assert target.read_text() == "precious"
     with pytest.raises(UsageError, match="at least one text"):
         collect_imatrix(wide, target, [], overwrite=True)
-    assert os.path.getsize(target) == 8
+    assert target.stat().st_size == 8

@@ -40,7 +40,9 @@ def test_every_name_is_one_of_llama_cpp() -> None:
     assert {"Q4_0", "Q8_0", "IQ4_XS", "TQ2_0", "BF16", "COPY"} <= names.keys()
     assert not names.keys() & {"GUESSED", "NVFP4"}
     assert parse_quantization("q4_k") == "Q4_K_M"
-    assert [parse_quantization(name) for name in ("fp16", "Half", "float32")] == ["F16"] * 2 + ["F32"]
+    assert [parse_quantization(name) for name in ("fp16", "Half", "float32")] == ["F16"] * 2 + [
+        "F32"
+    ]
 
 
 def test_llama_cpp_takes_every_name(wide: Path, tmp_path: Path) -> None:
@@ -102,7 +104,9 @@ def test_rows_that_the_type_does_not_divide_get_another_type_and_one_line(
     assert "blk.0.attn_q.weight" in report.fallbacks
     kinds = {t.name: t.tensor_type.name for t in GGUFReader(target).tensors}
     assert kinds["blk.0.attn_q.weight"] == "Q5_0"
-    n_as = {kind: sum(kinds[name] == kind for name in report.fallbacks) for kind in ("Q5_0", "Q8_0")}
+    n_as = {
+        kind: sum(kinds[name] == kind for name in report.fallbacks) for kind in ("Q5_0", "Q8_0")
+    }
     (note,) = report.notes
     assert note.startswith(f"{len(report.fallbacks)} tensors have rows that are no multiple of 256")
     assert note.endswith(f"llama.cpp stores {n_as['Q5_0']} as Q5_0, {n_as['Q8_0']} as Q8_0")

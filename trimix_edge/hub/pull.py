@@ -85,7 +85,7 @@ def pull(
     if folder.exists() and not folder.is_dir():
         raise TargetError(f"{folder} is not a folder")
     stems = {role: f"{model.hub_id.name}-{quantization}" for role, model in preset.models.items()}
-    present = {} if overwrite else _present(folder, stems)
+    present = {} if overwrite else _present(folder, stems, with_matrix=bool(imatrix_texts))
     keeps_trio = not overwrite and _describes(folder / MANIFEST, stems)
     plans = {
         role: _plan(model, stems[role], quantization, imatrix_texts)
@@ -106,16 +106,22 @@ def pull(
     return PullReport(folder / MANIFEST, quantization, models)
 
 
-def _present(folder: Path, stems: Mapping[Role, str]) -> dict[Role, PulledModel]:
-    """The models that are whole already, whether in one file or in parts."""
+def _present(
+    folder: Path, stems: Mapping[Role, str], *, with_matrix: bool
+) -> dict[Role, PulledModel]:
+    """The models that are whole already, whether in one file or in parts; perhaps only those that
+    were quantised with an importance matrix."""
     found = {}
     for role, stem in stems.items():
         for path in (folder / f"{stem}.gguf", *sorted(folder.glob(f"{stem}-00001-of-*.gguf"))):
             try:
-                found[role] = PulledModel(path, "present", read_gguf(path).n_bytes)
-                break
+                file = read_gguf(path)
             except ModelLoadError:
                 continue
+            if with_matrix and "quantize.imatrix.file" not in file.metadata:
+                continue
+            found[role] = PulledModel(path, "present", file.n_bytes)
+            break
     return found
 
 
