@@ -2,9 +2,9 @@
 
 Builds ``llama-imatrix`` and ``llama-quantize`` from the pinned source once, and runs them on the
 libraries that llama-cpp-python brings, so that both sides compute with the same kernels. Models are
-random, one dense and one with experts, in F32, Q8_0 and Q4_K_M. Compared are every sum and count,
-to 1e-5, whether the two files are the same byte for byte, and files that both quantise with the same
-matrix.
+random, one dense and one with experts, in F32, Q8_0 and Q4_K_M. Compared are every sum (to 1e-5)
+and count, whether the two files are the same byte for byte, and the files that both quantise with
+the same matrix.
 
     python convert/parity/imatrix.py LLAMA_CPP_FOLDER [--build FOLDER]
 """

@@ -87,21 +87,16 @@ def test_a_type_that_needs_a_matrix_is_told_and_the_others_go_on(
     assert with_matrix.name == "IQ2_XXS + m.gguf"
 
 
-def variant(type_: str, n_bytes: int, bits: list[float]) -> Variant:
-    sizes = np.full(len(bits), 10.0)
-    values = np.array(bits)
-    zero = (0.0, 0.0, 0.0)
-    loss = Loss("t", float(values.sum() / sizes.sum()), zero, zero, 1.0, (values, sizes))
+def variant(type_: str, n_bytes: int, kl: float, bits: float) -> Variant:
+    loss = Loss("t", bits, (0.0, 0.0, 0.0), (kl, kl, kl), 1.0)
     return Variant(type_, None, n_bytes, n_bytes, (loss,), 1.0)
 
 
-def test_recommended_is_the_smallest_that_is_as_good_as_the_best_that_fits() -> None:
-    base = variant("F16", 1000, [10, 20, 30, 40, 10, 20, 30, 40])
-    q8 = variant("Q8_0", 500, [10.1, 19.9, 30.1, 39.9, 10.1, 20, 30, 40])
-    q4 = variant("Q4_0", 300, [11, 21, 31, 41, 11, 21, 31, 41])
-    q2 = variant("Q2_K", 100, [15, 25, 35, 45, 15, 25, 35, 45])
+def test_recommended_is_the_closest_to_the_model_as_given_that_fits() -> None:
+    base, q8 = variant("F16", 1000, 0.0, 1.0), variant("Q8_0", 500, 0.01, 1.0)
+    q4, q2 = variant("Q4_0", 300, 0.1, 1.1), variant("Q2_K", 100, 0.6, 0.9)
     compared = Comparison(Path("m"), 64, (8,), (8,), base, (q8, q4, q2))
-    for limit, expected in ((None, q8), (400, q4), (299, q2), (50, None)):
+    for limit, expected in ((None, base), (999, q8), (400, q4), (299, q2), (50, None)):
         assert recommend(compared, limit) is expected
 
 

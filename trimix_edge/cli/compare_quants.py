@@ -150,8 +150,8 @@ def _print(comparison: Comparison, chosen: Variant | None, limit: int, *, markdo
         print(f"{what}: none of these runs")
         return
     print(
-        f"{what}: {chosen.name}, which takes {megabytes(chosen.n_memory)}; the smallest that the "
-        f"text does not tell from the best that fits"
+        f"{what}: {chosen.name}, which takes {megabytes(chosen.n_memory)}: of those that fit, "
+        f"the closest to the model as given, by KL divergence"
     )
 
 

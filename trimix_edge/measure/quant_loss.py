@@ -49,7 +49,6 @@ class Loss:
         change: bits a byte more than the model as it was given, with its paired interval.
         kl: mean KL divergence from the model as it was given, nats a token, with its interval.
         same_top: fraction of tokens with the same likeliest next token.
-        chunks: bits of each chunk, float64 ``[n_chunks]``; their bytes.
     """
 
     text: str
@@ -57,7 +56,6 @@ class Loss:
     change: tuple[float, float, float]
     kl: tuple[float, float, float]
     same_top: float
-    chunks: tuple[Floats, Floats]
 
 
 @dataclass(frozen=True)
@@ -206,7 +204,6 @@ class QuantReader:
             change=paired(bits - self._base_bits[i], self._bytes[i], self._seed),
             kl=paired(kl, n_tokens, self._seed),
             same_top=float(same.sum() / n_tokens.sum()),
-            chunks=(bits, self._bytes[i]),
         )
 
 
