@@ -29,6 +29,7 @@ import numpy.typing as npt
 from trimix_edge.errors import ImatrixError, TargetError, UsageError
 from trimix_edge.files import check_target, fingerprint
 from trimix_edge.llama import ggml_tensor
+from trimix_edge.llama.backend import deferred_interrupt
 from trimix_edge.llama.calibration import CalibrationText, check_settings, plan_chunks
 from trimix_edge.llama.chunks import SMALLEST, ChunkRunner
 from trimix_edge.llama.imatrix_file import (
@@ -148,7 +149,8 @@ def _run(
         while matrix.n_chunks < len(plan):
             # All rows of logits: the last layer computes no others.
             runner.run(plan[matrix.n_chunks][1])
-            collector.commit()
+            with deferred_interrupt():  # a chunk counts whole, or not at all
+                collector.commit()
             is_saved = False
             if on_progress is not None:
                 on_progress(matrix.n_chunks, len(plan))

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trimix_edge.errors import QuantizeError, UsageError
+from trimix_edge.files import cache_folder
 from trimix_edge.gguf_file import read_gguf
 from trimix_edge.gguf_summary import summarise
 from trimix_edge.llama.quantize import COPY, parse_quantization, quantize, quantized_bytes
@@ -75,7 +76,7 @@ def compare_quants(
         max_chunks: read no more of each text, evenly from all of it.
         threads: 0 for one a physical core.
         allow_requantize: the model may be quantised already.
-        scratch: a folder for what is gone at the end; the system's if absent.
+        scratch: a folder for what is gone at the end; trimix-edge's cache if absent.
         seed: of the bootstrap.
 
     Raises:
@@ -89,7 +90,9 @@ def compare_quants(
     if max_chunks < 2:
         raise UsageError(f"chunks is {max_chunks}, it must be at least 2: intervals need several")
     given = summarise(read_gguf(model)).quantization
-    with tempfile.TemporaryDirectory(prefix="trimix-edge-", dir=scratch) as folder:
+    scratch = scratch or cache_folder()  # the system's folder may be in memory
+    scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="compare-quants-", dir=scratch) as folder:
         reader = QuantReader(
             texts, chunk_size, max_chunks, threads, Path(folder), seed, on_progress
         )
