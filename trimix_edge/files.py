@@ -14,6 +14,7 @@ import platformdirs
 
 from trimix_edge.errors import DiskSpaceError, TargetError
 
+_OTHER_FORMATS = frozenset({".safetensors", ".bin", ".pt", ".pth", ".onnx", ".json", ".toml"})
 _HEAD, _SAMPLES, _SAMPLE = 1 << 16, 256, 1 << 12
 
 
@@ -31,6 +32,13 @@ def check_target(target: Path, *, overwrite: bool) -> None:
         raise TargetError(f"{target}: there is no folder {target.parent}")
     if not os.access(target.parent, os.W_OK):
         raise TargetError(f"{target}: no permission to write into {target.parent}")
+
+
+def check_gguf_target(target: Path, *, overwrite: bool) -> None:
+    """The same for a GGUF file: a name that promises another format is refused, too."""
+    if target.suffix.lower() in _OTHER_FORMATS:
+        raise TargetError(f"{target}: what is written is a GGUF file: call it NAME.gguf")
+    check_target(target, overwrite=overwrite)
 
 
 @contextmanager

@@ -237,6 +237,7 @@ def test_converted_with_an_importance_matrix(
         (["./nowhere", "m.gguf"], 2, "neither a folder nor a Hub id"),
         (["checkpoint", "out"], 1, "is a folder"),
         (["checkpoint", "no/such/m.gguf"], 1, "there is no folder"),
+        (["checkpoint", "m.safetensors"], 1, "call it NAME.gguf"),
         (["checkpoint", "m.gguf", "--outtype", "q4_k_x"], 2, "use one of"),
         (["checkpoint"], 2, "TARGET.gguf"),
     ],

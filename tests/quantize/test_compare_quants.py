@@ -153,3 +153,19 @@ def test_the_command_line_prints_one_table(
     for wrong in (["--memory", "much"], ["--memory", "1.2.3G"], ["--json", "--markdown"]):
         assert run([*arguments, *wrong]) == 2
         assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_plot_is_a_picture(wide: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    (tmp_path / "one.txt").write_text(TEXTS[0].text, encoding="utf-8")
+    arguments = [
+        "compare-quants",
+        str(wide),
+        "--types",
+        "Q8_0",
+        "--text",
+        str(tmp_path / "one.txt"),
+    ]
+    arguments += ["--ctx", "64", "--chunks", "2", "--plot", str(tmp_path / "plot.png")]
+    assert run(arguments) == 0
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")

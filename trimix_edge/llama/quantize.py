@@ -25,8 +25,8 @@ import numpy as np
 import numpy.typing as npt
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
-from trimix_edge.errors import ModelLoadError, QuantizeError, TargetError, UsageError
-from trimix_edge.files import check_target, replacing, require_space
+from trimix_edge.errors import ModelLoadError, QuantizeError, UsageError
+from trimix_edge.files import check_gguf_target, replacing, require_space
 from trimix_edge.gguf_file import GgufFile, read_gguf
 from trimix_edge.llama.backend import ggml_library, init_backend, physical_cores
 from trimix_edge.llama.imatrix_file import read_imatrix
@@ -42,8 +42,6 @@ _ALIASES = {
     "BFLOAT16": "BF16",
 }  # fmt: skip
 _NOT_FOR_QUANTIZING = frozenset({"GUESSED", "NVFP4"})  # llama_ftype_get_default_type has no answer
-
-_NOT_GGUF = frozenset({".safetensors", ".bin", ".pt", ".pth", ".json", ".toml"})
 
 _WORKER = (
     "import sys; sys.path[:] = sys.argv.pop().split('\\n');"
@@ -133,9 +131,7 @@ def quantize(
     type_ = parse_quantization(type_)
     head = read_gguf(source)
     _check_source(head)
-    if target.suffix in _NOT_GGUF:
-        raise TargetError(f"{target}: what is written is a GGUF file: call it NAME.gguf")
-    check_target(target, overwrite=overwrite)
+    check_gguf_target(target, overwrite=overwrite)
     if target.exists() and target.samefile(source):
         raise QuantizeError(f"{target} is the input: a file can't be quantised onto itself")
     if imatrix is not None:
