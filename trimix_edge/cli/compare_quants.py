@@ -231,13 +231,19 @@ def _draw(plt: Any, comparison: Comparison, target: Path) -> None:
     figure, grid = plt.subplots(
         1, len(texts), figsize=(5 * len(texts), 4), layout="constrained", squeeze=False
     )
+    matrices = list(dict.fromkeys(variant.imatrix for variant in comparison.variants))
     for i, (name, axes) in enumerate(zip(texts, grid[0], strict=True)):
-        for variant in _variants(comparison):
-            if variant.losses:
-                loss, size = variant.losses[i], variant.n_bytes / 1e6
-                axes.plot(size, loss.bits_per_byte, "o", color="tab:blue")
-                axes.annotate(variant.name, (size, loss.bits_per_byte), fontsize=7)
+        base = comparison.base
+        axes.axhline(base.losses[i].bits_per_byte, color="grey", lw=0.8, label=f"{base.name}")
+        for matrix in matrices:
+            drawn = [v for v in comparison.variants if v.losses and v.imatrix == matrix]
+            sizes = [variant.n_bytes / 1e6 for variant in drawn]
+            bits = [variant.losses[i].bits_per_byte for variant in drawn]
+            axes.plot(sizes, bits, "o", label="no matrix" if matrix is None else matrix.name)
+            for variant, size, bit in zip(drawn, sizes, bits, strict=True):
+                axes.annotate(variant.type, (size, bit), fontsize=7)
         axes.set(title=Path(name).name, xlabel="MB", ylabel="bits a byte")
+        axes.legend(fontsize=7)
     with replacing(target) as temporary:
         figure.savefig(temporary, format="png")
     plt.close(figure)
