@@ -15,7 +15,7 @@ import platformdirs
 
 from trimix_edge.errors import DiskSpaceError, TargetError
 
-_OTHER_FORMATS = (".safetensors", ".pt", ".pth")
+_OTHER_FORMATS = frozenset({".safetensors", ".bin", ".pt", ".pth", ".onnx"})
 _HEAD, _SAMPLES, _SAMPLE = 1 << 16, 256, 1 << 12
 
 

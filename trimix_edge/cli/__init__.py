@@ -17,10 +17,12 @@ from trimix_edge.cli import (
     bench,
     chat,
     compare,
+    compare_quants,
     convert,
     evaluate,
     fit,
     generate,
+    imatrix,
     info,
     inspect,
     plan,
@@ -67,6 +69,8 @@ app.command("presets")(presets.command)
 app.command("pull")(pull.command)
 app.command("convert")(convert.command)
 app.command("quantize")(quantize.command)
+app.command("imatrix")(imatrix.command)
+app.command("compare-quants")(compare_quants.command)
 app.command("inspect")(inspect.command)
 
 

@@ -33,6 +33,15 @@ def command(
             show_default=False,
         ),
     ] = None,
+    imatrix_text: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE[:SHARE]",
+            help="Make an importance matrix of each model from this text, and quantise with it; "
+            "may be given several times.",
+            show_default=False,
+        ),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Fetch and convert again what is already there.")
     ] = False,
@@ -46,9 +55,17 @@ def command(
     from trimix_edge.hub import find_preset, pull
 
     found = find_preset(preset)
+    texts = making.calibration_texts(imatrix_text or [])
     _check_memory(found, quant.upper(), yes)
     with making.ByteBar() as bar:
-        report = pull(found, to or Path(found.name), quant, overwrite=force, on_progress=bar.update)
+        report = pull(
+            found,
+            to or Path(found.name),
+            quant,
+            imatrix_texts=texts,
+            overwrite=force,
+            on_progress=bar.update,
+        )
     if as_json:
         models = {
             str(role): {

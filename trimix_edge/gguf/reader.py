@@ -73,13 +73,15 @@ class LongString:
 @dataclass(frozen=True)
 class TensorInfo:
     """One tensor: ``shape`` as in the file, the length of a row first; ``kind`` as ``Q4_K``, and
-    ``type_id`` that type's number in ``enum ggml_type``."""
+    ``type_id`` that type's number in ``enum ggml_type``; ``start`` is the byte of its own file
+    where its data begins."""
 
     name: str
     shape: tuple[int, ...]
     kind: str
     n_bytes: int
     type_id: int
+    start: int = 0
 
     @property
     def n_elements(self) -> int:
@@ -221,7 +223,8 @@ class _Reader:
         found = [self._tensor() for _ in range(n_tensors)]
         start = -(-self._window.position // alignment) * alignment
         self._check(found, start)
-        return GgufFile(self._path, size, metadata, tuple(info for info, _ in found))
+        tensors = tuple(replace(info, start=start + offset) for info, offset in found)
+        return GgufFile(self._path, size, metadata, tensors)
 
     def _check(self, found: list[tuple[TensorInfo, int]], start: int) -> None:
         names: set[str] = set()
