@@ -30,6 +30,7 @@ from trimix_edge.cli import (
     pull,
     quantize,
     score,
+    serve,
 )
 from trimix_edge.cli.options import name_flags
 from trimix_edge.cli.streams import (
@@ -58,6 +59,7 @@ app = typer.Typer(
 )
 app.command("generate")(generate.command)
 app.command("chat")(chat.command)
+app.command("serve")(serve.command)
 app.command("score")(score.command)
 app.command("fit")(fit.command)
 app.command("bench")(bench.command)
