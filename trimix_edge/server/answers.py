@@ -20,12 +20,6 @@ _REASONS = {
     "context": "length",
     "cancelled": "stop",
 }
-    "end": "stop",
-    "stop": "stop",
-    "length": "length",
-    "context": "length",
-    "cancelled": "stop",
-}
 
 TokenBytes = Callable[[int], bytes]
 
