@@ -37,6 +37,20 @@ class Adapter:
     path: Path
 
 
+NORMAL_FORMS = ("NFC", "NFD", "NFKC", "NFKD")
+
+
+def check_normalizer(name: str) -> str:
+    """One of Unicode's normal forms, or "" for none.
+
+    Raises:
+        UsageError: it is none of them.
+    """
+    if name and name not in NORMAL_FORMS:
+        raise UsageError(f"normalizer is {name[:40]!r}: it must be {', '.join(NORMAL_FORMS)} or ''")
+    return name
+
+
 @dataclass(frozen=True)
 class FusionWeights:
     """The weights of the three models' logits, which add up to 1 by construction.

@@ -7,6 +7,7 @@ TriMixError
 ├── VocabMismatchError      the models do not share a tokenizer
 ├── ConversionError         a checkpoint can't become a GGUF file
 ├── QuantizeError           llama.cpp can't quantise a file
+├── ImatrixError            an importance matrix can't be made, read or used
 ├── EvaluationError         benchmark data, prompt templates or results cannot be used
 ├── HubError                the Hugging Face Hub lacks or refuses something, or is out of reach
 ├── TargetError             a file can't be written where it should be
@@ -24,6 +25,17 @@ exits with 1; a :class:`UsageError` exits with 2.
 """
 
 from __future__ import annotations
+
+import warnings
+
+
+class Notice(UserWarning):
+    """Something that a person should know, and that stops nothing: see :func:`notice`."""
+
+
+def notice(message: str) -> None:
+    """Tell something once, as a warning of the kind :class:`Notice`; the command line prints it."""
+    warnings.warn(message, Notice, stacklevel=2)
 
 
 class TriMixError(Exception):
@@ -52,6 +64,10 @@ class ConversionError(TriMixError):
 
 class QuantizeError(TriMixError):
     """llama.cpp can't quantise a file."""
+
+
+class ImatrixError(TriMixError):
+    """An importance matrix can't be made, can't be read, or is of another model."""
 
 
 class EvaluationError(TriMixError):

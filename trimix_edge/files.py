@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,36 +15,45 @@ import platformdirs
 
 from trimix_edge.errors import DiskSpaceError, TargetError
 
-_OTHER_FORMATS = (".safetensors", ".pt", ".pth")
+_OTHER_FORMATS = frozenset({".safetensors", ".bin", ".pt", ".pth", ".onnx"})
 _HEAD, _SAMPLES, _SAMPLE = 1 << 16, 256, 1 << 12
 
 
 def check_target(target: Path, *, overwrite: bool) -> None:
     """Refuse a target that could not be written, before any work is done for it.
 
+    A symbolic link stands for the file that it leads to.
+
     Raises:
-        TargetError: it exists, is a folder, or its folder does not exist or may not be written; or
-            its name is that of another format, which other programs would believe.
+        TargetError: it exists, is no regular file, or its folder does not exist or may not be
+            written; or its name is that of another format, which other programs would believe.
     """
     if target.suffix.lower() in _OTHER_FORMATS:
         raise TargetError(
             f"{target}: {target.suffix} is the name of another format: choose another name, "
             "for a model one that ends in .gguf"
         )
-    if target.is_dir():
+    real = _real(target)
+    if real.is_dir():
         raise TargetError(f"{target} is a folder: name a file")
-    if target.exists() and not overwrite:
+    if real.exists() and not real.is_file():
+        raise TargetError(f"{target} is a device or a pipe: name a file")
+    if real.exists() and not overwrite:
         raise TargetError(f"{target} exists: choose another name, or overwrite it with --force")
-    if not target.parent.is_dir():
-        raise TargetError(f"{target}: there is no folder {target.parent}")
-    if not os.access(target.parent, os.W_OK):
-        raise TargetError(f"{target}: no permission to write into {target.parent}")
+    if not real.parent.is_dir():
+        raise TargetError(f"{target}: there is no folder {real.parent}")
+    if not os.access(real.parent, os.W_OK):
+        raise TargetError(f"{target}: no permission to write into {real.parent}")
 
 
 @contextmanager
 def scratch_file(target: Path) -> Iterator[Path]:
-    """A name beside the target for a file that is gone at the end, whatever happens."""
-    path = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
+    """A name beside the target for a file that is gone at the end, whatever happens.
+
+    Beside a symbolic link's target, that is: a link may lead to another disk.
+    """
+    real = _real(target)
+    path = real.with_name(f".{real.name[:200]}.{uuid.uuid4().hex[:8]}.part")
     try:
         yield path
     finally:
@@ -55,15 +65,47 @@ def scratch_file(target: Path) -> Iterator[Path]:
 def replacing(target: Path) -> Iterator[Path]:
     """A scratch file that is moved onto the target at the end, unless something fails.
 
+    Symbolic links are followed, and stay; a file that is replaced hands on its mode.
+
     Raises:
-        TargetError: the system refuses to write or to move the file.
+        TargetError: the system refuses to write or to move the file, or the target is no file.
     """
+    real = _real(target)
+    if real.exists() and not real.is_file():
+        raise TargetError(f"{target} is no regular file: name a file")
     with scratch_file(target) as path:
         try:
             yield path
-            path.replace(target)
+            with suppress(FileNotFoundError):
+                path.chmod(stat.S_IMODE(real.stat().st_mode))
+            path.replace(real)
         except OSError as error:
             raise TargetError(f"{target} can't be written: {error.strerror or error}") from None
+
+
+def _real(target: Path) -> Path:
+    """The file that a path leads to, through symbolic links, whether it exists or not.
+
+    Raises:
+        TargetError: the links lead in a circle.
+    """
+    real = Path(os.path.realpath(target))
+    if real.is_symlink():
+        raise TargetError(f"{target}: its symbolic links lead in a circle")
+    return real
+
+
+def text_from_outside(data: bytes) -> str:
+    """A text file's or a stream's content, as who looks at it in an editor sees it.
+
+    A byte order mark at the start is left out, CR LF is one end of a line, and one end of a line
+    after the last line is no part of the text.
+
+    Raises:
+        UnicodeDecodeError: it is not UTF-8.
+    """
+    text = data.decode("utf-8")  # not utf-8-sig: positions of errors are those of the file
+    return text.removeprefix("\ufeff").replace("\r\n", "\n").removesuffix("\n")
 
 
 def cache_folder() -> Path:

@@ -15,7 +15,7 @@ from typing import Concatenate, ParamSpec, TypeVar, cast
 from trimix_edge import values
 from trimix_edge.config import ContextParams, FusionWeights, Role, RuleChoice, WeightChoice
 from trimix_edge.decoding import prompt_cache
-from trimix_edge.decoding.chat import Message, render_chat
+from trimix_edge.decoding.chat import Message, render_chat, tokenize_chat
 from trimix_edge.decoding.engine import Engine
 from trimix_edge.decoding.loop import EngineLoop
 from trimix_edge.decoding.options import GenerationOptions
@@ -224,10 +224,15 @@ class TriMix:
         """A conversation as the chat template of ``large_ins`` writes it."""
         vocab = self.trio.vocab
         bos, eos = vocab.special_text(vocab.bos), vocab.special_text(vocab.eos)
-        return render_chat(self.trio.lead.chat_template, messages, bos=bos, eos=eos)
+        return render_chat(self.chat_template, messages, bos=bos, eos=eos, **variables)
 
     def tokenize(
-        self, prompt: Prompt, *, chat: bool | None = None, parse_special: bool = True
+        self,
+        prompt: Prompt,
+        *,
+        chat: bool | None = None,
+        parse_special: bool = True,
+        template_kwargs: Mapping[str, object] | None = None,
     ) -> list[int]:
         """The token ids that a prompt becomes, the chat template applied where it is wanted.
 
@@ -235,9 +240,10 @@ class TriMix:
             chat: send a text through the chat template, as one user turn; None for what the
                 manifest says. A conversation always goes through it.
             parse_special: read the spelling of control tokens in a raw text as these tokens.
+            template_kwargs: variables for the chat template.
 
         Raises:
-            PromptError, TemplateError: see there.
+            PromptError, TemplateError: see :func:`tokenize_chat`.
             UsageError: the prompt is neither a text, nor messages, nor token ids.
         """
         vocab = self.trio.vocab
@@ -246,16 +252,14 @@ class TriMix:
                 raise UsageError(
                     f"a prompt is a text, a list of messages or token ids, not {type(prompt)}"
                 )
-            if prompt and all(isinstance(item, int) for item in prompt):
+            if prompt and all(type(item) is int for item in prompt):
                 return self._checked_ids(cast("Sequence[int]", prompt))
         elif not (self.manifest.chat if chat is None else chat):
             return vocab.tokenize(prompt, parse_special=parse_special)
         else:
             prompt = cast("Sequence[Message]", [{"role": "user", "content": prompt}])
-        text = self.render(cast("Sequence[Message]", prompt))
-        bos = vocab.special_text(vocab.bos)
-        # A template that writes BOS itself must not get a second one.
-        return vocab.tokenize(text, add_special=not (bos and text.startswith(bos)))
+        messages = cast("Sequence[Message]", prompt)
+        return tokenize_chat(vocab, self.chat_template, messages, **(template_kwargs or {}))
 
     def _checked_ids(self, ids: Sequence[int]) -> list[int]:
         for token in ids:
@@ -269,7 +273,12 @@ class TriMix:
 
     def _prepare(self, prompt: Prompt, options: GenerationOptions) -> Run:
         manifest = self.manifest
-        tokens = self.tokenize(prompt, chat=options.chat, parse_special=options.parse_special)
+        tokens = self.tokenize(
+            prompt,
+            chat=options.chat,
+            parse_special=options.parse_special,
+            template_kwargs=options.template_kwargs,
+        )
         self.engine.check(tokens)
         max_tokens = manifest.max_tokens if options.max_tokens is None else options.max_tokens
         stop = manifest.stop if options.stop is None else options.stop
@@ -460,7 +469,7 @@ class TriMix:
             raise UsageError(
                 "weights entropy are chosen on the first token after a prompt: give a condition"
             )
-        tokens = self.trio.vocab.tokenize(text, add_special=not before)
+        tokens = self.trio.vocab.tokenize(text, add_special=not before, parse_special=False)
         with self._loop.exclusive() as seq:
             return score_tokens(
                 self.trio,

@@ -15,12 +15,15 @@ from hub.preset_sizes import write_hollow
 
 from trimix_edge import FusionWeights, Role
 from trimix_edge.cli import run
-from trimix_edge.gguf.reader import read_gguf
-from trimix_edge.hub import presets
+from trimix_edge.errors import Notice, UsageError
+from trimix_edge.gguf import ModelShape, read_gguf
+from trimix_edge.hub import find_preset, presets, presets_for
 from trimix_edge.hub.presets import presets_content
+from trimix_edge.hub.trio_file import trio_toml
 from trimix_edge.llama import backend
 from trimix_edge.llama.quantize import quantized_bytes
-from trimix_edge.planning.memory import ModelShape
+from trimix_edge.planning.memory import compute_bytes
+from trimix_edge.trios.manifest import TrioManifest
 
 SHAPES = presets_content()["shapes"]
 TASKS = {
@@ -99,7 +102,7 @@ def test_memory_is_what_llama_cpp_reserves(
 
     copied_out = 32 * shape.n_vocab * 4
     assert shape.kv_bytes(2048) == reserved("KV")
-    assert shape.compute_bytes - copied_out == pytest.approx(reserved("compute"), rel=0.08)
+    assert compute_bytes(shape) - copied_out == pytest.approx(reserved("compute"), rel=0.08)
 
 
 def test_the_list_and_its_json(capfd: pytest.CaptureFixture[str]) -> None:
@@ -113,5 +116,45 @@ def test_the_list_and_its_json(capfd: pytest.CaptureFixture[str]) -> None:
     assert listed["qwen2.5-1.5b-7b-bo"]["task_weights"]["math"] == [0.1, 0.9]
     assert listed["llama-2-7b-13b-ta"]["models"]["small_cpt"]["needs_pytorch"]
     assert listed["gemma-3-4b-12b-bo"]["models"]["large_ins"]["gated"]
+    bo = listed["qwen2.5-1.5b-7b-bo"]
+    assert bo["weights"] == [0.1, 0.9]
+    assert bo["memory"] - bo["memory_with_default_weights"] > bo["models"]["small_base"]["n_bytes"]
     assert run(["presets", "--language", "xx"]) == 2
-    assert "there are bn, bo, kk" in capfd.readouterr().err
+    assert "there are bn (Bengali), bo (Tibetan), kk" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [
+        ("tibetan", "bo"),
+        ("Tibetan", "bo"),
+        (" bo ", "bo"),
+        ("Kazakh", "kk"),
+        ("kazakh (arabic script)", "kk"),
+        ("MONGOLIAN", "mn"),
+    ],
+)
+def test_languages_have_names(said: str, code: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert {preset.language for preset in presets_for(said)} == {code}
+    assert run(["presets", "--json", "--language", said]) == 0
+    told = json.loads(capfd.readouterr().out)
+    assert [p["name"] for p in told] == [n for n, p in presets().items() if p.language == code]
+
+
+def test_a_language_is_its_smallest_preset_that_anyone_can_pull() -> None:
+    with pytest.warns(Notice, match="tibetan: qwen2.5-1.5b-3b-bo, the smallest of 7"):
+        assert find_preset("tibetan").name == "qwen2.5-1.5b-3b-bo"
+    with pytest.warns(Notice, match="tamil: llama-2-7b-13b-ta; "):
+        assert find_preset("tamil").name == "llama-2-7b-13b-ta"
+    with pytest.raises(UsageError, match="no preset is called 'klingon'"):
+        find_preset("klingon")
+
+
+def test_a_manifest_says_which_normal_form_its_tokenizer_wants(tmp_path: Path) -> None:
+    """Files that others have made ready do not know it; those converted here do."""
+    names = {role: f"{role}.gguf" for role in Role}
+    preset = presets()["qwen2.5-1.5b-7b-bo"]
+    for normalizer in ("NFC", None):
+        path = tmp_path / "trio.toml"
+        path.write_text(trio_toml(preset, "Q8_0", names, normalizer), encoding="utf-8")
+        assert TrioManifest.read(path).normalizer == normalizer

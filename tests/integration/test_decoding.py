@@ -18,8 +18,9 @@ from tiny_models import N_VOCAB, WORDS
 from trimix_edge import ContextParams, FusionWeights, Role, TriMix
 from trimix_edge.decoding.trio import Trio
 from trimix_edge.errors import ContextError, DecodeError, UsageError
+from trimix_edge.gguf import MAX_ROWS
 from trimix_edge.llama import LlamaContext, LlamaModel
-from trimix_edge.llama.context import MAX_ROWS, BatchItem
+from trimix_edge.llama.context import BatchItem
 
 PROMPTS = [" save the file", "རྫོང་ཁ", "x", "".join(WORDS), " the" * 150]
 EXACT = ContextParams(n_ctx=256, n_batch=64, kv_type="f32", n_threads=1)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from quantize.parts import split
 
 from trimix_edge import ContextParams, FusionWeights, Role, TriMix
 from trimix_edge.errors import PromptCacheError, TargetError
@@ -171,3 +172,28 @@ def test_a_missing_file_and_one_that_cant_be_written_are_told(
     fresh.generate(" the", max_tokens=2)
     with pytest.raises(TargetError):
         fresh.save_prompt_cache(tmp_path / "no folder" / "cache")
+
+
+def test_a_file_of_a_model_whose_later_part_differs_is_refused(
+    tiny: dict[Role, Path], tmp_path: Path
+) -> None:
+    firsts = []
+    for name in ("one", "other"):
+        folder = tmp_path / name
+        folder.mkdir()
+        first, second = split(tiny[Role.SMALL_CPT], folder)
+        firsts.append(first)
+    data = bytearray(second.read_bytes())
+    data[-1] ^= 0x40  # of a weight
+    second.write_bytes(data)
+    assert firsts[0].read_bytes() == firsts[1].read_bytes()
+    file = tmp_path / "cache"
+    with load({**tiny, Role.SMALL_CPT: firsts[0]}) as trimix:
+        trimix.generate(PROMPTS[0], max_tokens=2)
+        trimix.save_prompt_cache(file)
+        trimix.load_prompt_cache(file)
+    with (
+        load({**tiny, Role.SMALL_CPT: firsts[1]}) as trimix,
+        pytest.raises(PromptCacheError, match="is of other models"),
+    ):
+        trimix.load_prompt_cache(file)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 
 from trimix_edge.decoding.chat import Message, render_chat
-from trimix_edge.errors import TemplateError
+from trimix_edge.errors import Notice, TemplateError, UsageError
 
 CHATML = (
     "{% for message in messages %}"
@@ -83,6 +84,104 @@ def test_a_refusal_by_the_template_is_told() -> None:
 def test_a_missing_template_is_told(template: str | None) -> None:
     with pytest.raises(TemplateError, match="no chat template"):
         render_chat(template, [USER])
+
+
+def test_json_keeps_letters_signs_and_order() -> None:
+    message: dict[str, object] = {"role": "user", "content": "<ཀ་ཁ>", "b": 1, "a": [None, True]}
+    assert render_chat("{{ messages[0] | tojson }}", [message]) == (
+        '{"role": "user", "content": "<ཀ་ཁ>", "b": 1, "a": [null, true]}'
+    )
+    assert render_chat("{{ {'b': 'ཀ'} | tojson(indent=2) }}", [USER]) == '{\n  "b": "ཀ"\n}'
+    assert render_chat("{{ {'b': 1, 'a': 2} | tojson(sort_keys=true) }}", [USER]) == (
+        '{"a": 2, "b": 1}'
+    )
+
+
+def test_what_is_marked_as_generation_is_rendered_in_a_scope_of_its_own() -> None:
+    template = (
+        "{% set x = 'a' %}{% for m in messages %}{% generation %}{% set x = 'b' %}"
+        "{{ m.content }}{{ x }}{% endgeneration %}{% endfor %}{{ x }}"
+    )
+    assert render_chat(template, [USER, ASSISTANT]) == "ཀ་ཁbགba"
+
+
+def test_variables_reach_the_template() -> None:
+    template = "{{ enable_thinking }} {{ tools[0].name }} {{ add_generation_prompt }}"
+    shown = render_chat(
+        template, [USER], enable_thinking=False, tools=[{"name": "f"}], add_generation_prompt=False
+    )
+    assert shown == "False f False"
+    for name, value in {"messages": [], "tools": {1, 2}, "bos_token": "x"}.items():
+        with pytest.raises(UsageError):
+            render_chat(template, [USER], **{name: value})  # type: ignore[arg-type]
+
+
+IGNORING = "{% for m in messages if m.role != 'system' %}[{{ m.content }}]{% endfor %}"
+REFUSING = (
+    "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}"
+    "{% endif %}[{{ m.content }}]{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("template", [IGNORING, REFUSING])
+def test_a_system_message_without_a_place_goes_before_the_first_user_message(
+    template: str,
+) -> None:
+    with pytest.warns(Notice, match="no place for a system message"):
+        shown = render_chat(template, [SYSTEM, ASSISTANT, USER, USER])
+    assert shown == "[ག][Be brief.\n\nཀ་ཁ][ཀ་ཁ]"
+
+
+@pytest.mark.parametrize("template", [CHATML, LLAMA3])
+def test_a_system_message_with_a_place_stays_there(
+    template: str, recwarn: pytest.WarningsRecorder
+) -> None:
+    assert render_chat(template, [SYSTEM, USER]).count("Be brief.") == 1
+    assert not recwarn.list
+
+
+def test_a_refusal_that_another_place_does_not_heal_is_the_templates_own() -> None:
+    template = REFUSING + "{{ raise_exception('never') }}"
+    with pytest.raises(TemplateError, match="no system"):
+        render_chat(template, [SYSTEM, USER])
+
+
+@pytest.mark.parametrize(
+    ("content", "shown"),
+    [
+        (None, ""),
+        ([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], "ab"),
+        ([], ""),
+        ("ཀ", "ཀ"),
+    ],
+)
+def test_contents_are_texts_or_made_of_texts(content: object, shown: str) -> None:
+    assert render_chat("{{ messages[0].content }}", [{"role": "user", "content": content}]) == shown
+
+
+@pytest.mark.parametrize(
+    ("messages", "told"),
+    [
+        ("hello", "not str"),
+        (b"hello", "not bytes"),
+        ({"role": "user", "content": "x"}, "not dict"),
+        (5, "not int"),
+        ([], "is empty"),
+        (["hello"], "message 1 is str"),
+        ([USER, {"content": "x"}], "message 2: its role is None"),
+        ([{"role": 5, "content": "x"}], "its role is 5"),
+        ([{"role": "user"}], "message 1 has no content"),
+        ([{"role": "user", "content": 5}], "its content is int"),
+        ([{"role": "user", "content": b"x"}], "its content is bytes"),
+        ([{"role": "user", "content": {"text": "x"}}], "its content is dict"),
+        ([{"role": "user", "content": ["x"]}], "a part of its content is 'str'"),
+        ([{"role": "user", "content": [{"type": "image_url"}]}], "is 'image_url'"),
+        ([{"role": "user", "content": [{"type": "text", "text": None}]}], "a part of its content"),
+    ],
+)
+def test_messages_of_another_type_are_told(messages: Any, told: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(told)):
+        render_chat(CHATML, messages)
 
 
 BROKEN = {

@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 
 from trimix_edge.config import ContextParams, FusionWeights, Plausibility, Role, SamplingParams
-from trimix_edge.errors import TrioConfigError
-from trimix_edge.trios.manifest import PAPER_WEIGHTS, TrioManifest, embedded_trios, save_weights
+from trimix_edge.errors import Notice, TrioConfigError
+from trimix_edge.trios.manifest import PAPER_WEIGHTS, TrioManifest, embedded_trios
+from trimix_edge.trios.saving import save_weights
 
 FULL = """
 name = "dz"
 description = "English to Dzongkha"
+normalizer = "NFC"
 
 [models]
 large_ins = "large.gguf"
@@ -49,6 +51,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     assert manifest == TrioManifest(
         name="dz",
         description="English to Dzongkha",
+        normalizer="NFC",
         models={
             Role.LARGE_INS: tmp_path / "large.gguf",
             Role.SMALL_CPT: tmp_path / "sub/cpt.gguf",
@@ -75,6 +78,7 @@ def test_silence_means_the_papers_weights_and_greedy(tmp_path: Path) -> None:
     ("text", "complaint"),
     [
         ("models = 3", "models must be a table, not 3"),
+        ("normalizer = 'nfc'", "normalizer is 'nfc': it must be NFC,"),
         ("name = 3", "name must be a string, not 3"),
         ("[models]\nlarge_ins = 3", "models.large_ins must be a string"),
         ("[fusion]\nweights = 0.5", "fusion.weights must be a list of two numbers"),
@@ -175,6 +179,37 @@ def test_an_unknown_name_is_told_with_the_known_ones() -> None:
     assert all(name in str(caught.value) for name in embedded_trios())
 
 
+@pytest.mark.parametrize("name", ["a" * 5000, "a\0b", "\udcff", ""])
+def test_what_can_be_no_path_is_no_trio(name: str) -> None:
+    with pytest.raises(TrioConfigError):
+        TrioManifest.find(name)
+
+
+def test_a_folder_without_a_manifest_does_not_hide_an_embedded_trio(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    (tmp_path / "dzongkha").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert TrioManifest.find("dzongkha") == TrioManifest.find(None)
+    assert TrioManifest.find("dzongkha").path == embedded_trios()["dzongkha"]
+    assert not recwarn.list
+
+
+def test_a_folder_that_hides_an_embedded_trio_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "dzongkha").mkdir()
+    write(tmp_path / "dzongkha", "name = 'mine'")
+    monkeypatch.chdir(tmp_path)
+    with pytest.warns(Notice, match="folder dzongkha is used, not the embedded trio"):
+        assert TrioManifest.find("dzongkha").name == "mine"
+    assert TrioManifest.find(None).path == embedded_trios()["dzongkha"]
+
+
+def test_a_byte_order_mark_is_no_part_of_a_manifest(tmp_path: Path) -> None:
+    assert TrioManifest.read(write(tmp_path, "\ufeffname = 'x'")).name == "x"
+
+
 SAVED = FusionWeights(0.123456, -0.5)
 
 
@@ -212,3 +247,36 @@ def test_a_place_that_is_not_found_is_left_to_the_user(tmp_path: Path, text: str
 def test_an_embedded_trio_is_not_changed() -> None:
     with pytest.raises(TrioConfigError, match="part of the installation"):
         save_weights(embedded_trios()["dzongkha"], SAVED)
+
+
+def test_saving_follows_links_and_keeps_the_mode(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    real = write(tmp_path / "real", "[fusion]\nweights = [1, 2]\n")
+    real.chmod(0o640)
+    link = tmp_path / "trio.toml"
+    link.symlink_to("real/trio.toml")
+    save_weights(link, SAVED)
+    assert link.is_symlink()
+    assert TrioManifest.read(link).weights == FusionWeights(0.1235, -0.5)
+    assert real.stat().st_mode & 0o777 == 0o640
+    assert list(real.parent.iterdir()) == [real]
+
+
+@pytest.mark.parametrize(
+    "text", ["\ufeff[fusion] # a\r\n# b\r\n", "name = 'x'\r\n", "[fusion]\r\nweights = [1, 2]\r\n"]
+)
+def test_saving_keeps_line_ends_and_the_byte_order_mark(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "trio.toml"
+    path.write_bytes(text.encode())
+    save_weights(path, SAVED)
+    after = path.read_bytes().decode()
+    assert after.startswith(text[:3])
+    assert after.count("\n") == after.count("\r\n")
+    assert TrioManifest.read(path).weights == FusionWeights(0.1235, -0.5)
+
+
+def test_an_embedded_trio_behind_a_link_is_not_changed(tmp_path: Path) -> None:
+    link = tmp_path / "trio.toml"
+    link.symlink_to(embedded_trios()["dzongkha"])
+    with pytest.raises(TrioConfigError, match="dzongkha is part of the installation"):
+        save_weights(link, SAVED)

@@ -7,7 +7,6 @@ Exit codes: 0; 1 for an error of a file, a model or a prompt, told in one line; 
 from __future__ import annotations
 
 import os
-import re
 import sys
 from typing import Annotated
 
@@ -18,20 +17,38 @@ from trimix_edge.cli import (
     bench,
     chat,
     compare,
+    compare_quants,
     convert,
     evaluate,
     fit,
     generate,
+    imatrix,
     info,
     inspect,
+    plan,
     presets,
     pull,
     quantize,
     score,
     serve,
 )
-from trimix_edge.cli.console import use_utf8
-from trimix_edge.errors import TriMixError, UsageError
+from trimix_edge.cli.options import name_flags
+from trimix_edge.cli.streams import (
+    fill_closed_streams,
+    one_line,
+    restart_in_utf8,
+    shown_notices,
+    use_utf8,
+)
+from trimix_edge.errors import (
+    ContextError,
+    ContextOverflowError,
+    DecodeError,
+    PromptError,
+    TriMixError,
+    TrioConfigError,
+    UsageError,
+)
 
 app = typer.Typer(
     name="trimix-edge",
@@ -49,10 +66,13 @@ app.command("bench")(bench.command)
 app.command("evaluate")(evaluate.command)
 app.command("compare")(compare.command)
 app.command("info")(info.command)
+app.command("plan")(plan.command)
 app.command("presets")(presets.command)
 app.command("pull")(pull.command)
 app.command("convert")(convert.command)
 app.command("quantize")(quantize.command)
+app.command("imatrix")(imatrix.command)
+app.command("compare-quants")(compare_quants.command)
 app.command("inspect")(inspect.command)
 
 
@@ -79,8 +99,7 @@ def _root(
 
 
 def _fail(message: object, code: int) -> int:
-    # A message may quote a stranger's file: no control character of it reaches the terminal.
-    print("trimix-edge:", re.sub(r"[\s\x00-\x1f\x7f-\x9f]+", " ", str(message)), file=sys.stderr)
+    print("trimix-edge:", one_line(message), file=sys.stderr)
     return code
 
 
@@ -92,13 +111,20 @@ def _reader_has_gone() -> int:
 
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
+    with shown_notices():
+        return _run(arguments)
+
+
+def _run(arguments: list[str] | None) -> int:
     try:
         code = typer.main.get_command(app).main(
             arguments, prog_name="trimix-edge", standalone_mode=False
         )
         sys.stdout.flush()
     except UsageError as error:
-        return _fail(error, 2)
+        return _fail(name_flags(str(error)), 2)
+    except (TrioConfigError, PromptError, ContextError, ContextOverflowError, DecodeError) as error:
+        return _fail(name_flags(str(error)), 1)
     except TriMixError as error:
         return _fail(error, 1)
     except _WrongUsage as error:
@@ -124,5 +150,7 @@ def run(arguments: list[str] | None = None) -> int:
 
 def main() -> None:
     """The console script."""
+    restart_in_utf8()
+    has_output = fill_closed_streams()
     use_utf8()
-    sys.exit(run())
+    sys.exit(run() if has_output else _fail("standard output is closed", 1))

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from trimix_edge.cli import options as opt
 from trimix_edge.cli.console import Bar, announce_kernels, stderr, write
+from trimix_edge.cli.conversation import Conversation
 from trimix_edge.errors import ContextOverflowError, PromptError
 
-_HELP = "/reset forgets the conversation, Ctrl-C interrupts an answer, Ctrl-D leaves."
+if TYPE_CHECKING:
+    from trimix_edge.trios.manifest import TrioManifest
+
+_HINT = "/help lists the commands, Ctrl-C interrupts an answer, Ctrl-D leaves."
 
 
 def command(
@@ -45,10 +50,9 @@ def command(
     gpu_layers: opt.GpuLayers = None,
     kv_type: opt.KvType = None,
 ) -> None:
-    """Talk to a trio. Ctrl-C interrupts an answer, Ctrl-D leaves."""
+    """Talk to a trio. /help lists the commands, Ctrl-C interrupts an answer, Ctrl-D leaves."""
     given = dict(locals())
     from trimix_edge.config import WeightChoice
-    from trimix_edge.decoding.chat import Message
     from trimix_edge.trimix import TriMix
     from trimix_edge.trios.manifest import TrioManifest
 
@@ -57,9 +61,6 @@ def command(
     sampling = opt.sampling(manifest, given, greedy=greedy, grammar=None)
     context = opt.context(manifest, ctx, batch, threads, gpu_layers, kv_type)
     length = opt.draft(draft, manifest, opt.weights(weights))
-    opening: list[Message] = []
-    if system is not None:
-        opening.append({"role": "system", "content": system})
     announce_kernels()
     with Bar() as bar:
         trimix = TriMix.load(
@@ -75,19 +76,18 @@ def command(
         with trimix:
             interactive = sys.stdin.isatty()
             if interactive:
-                stderr.print(f"[dim]{trimix.manifest.name}: {_HELP}[/dim]")
-            history = list(opening)
-            while (line := _read_line(interactive)) is not None:
-                if line == "/reset":
-                    history = list(opening)
+                _tell(banner(trimix.manifest))
+            talk = Conversation(system, _tell)
+            for line in _lines(interactive):
+                if talk.obey(line):
+                    if talk.is_over:
+                        break
                     continue
-                if not line:
-                    continue
-                history.append({"role": "user", "content": line})
+                talk.ask(line)
                 answer, in_force = "", None
                 try:
                     for chunk in trimix.stream(
-                        history,
+                        talk.messages,
                         max_tokens=max_tokens,
                         stop=stop,
                         sampling=sampling,
@@ -101,24 +101,38 @@ def command(
                     bar.close()
                     stderr.print("[dim] (interrupted)[/dim]", end="")
                 except ContextOverflowError as error:
-                    history.pop()
-                    stderr.print(
-                        f"[dim]{error}; or forget the conversation with /reset[/dim]",
-                        soft_wrap=True,
-                    )
+                    talk.take_back()
+                    _tell(f"{error}; or forget the conversation with /reset")
                     continue
                 write("\n")
                 chosen = isinstance(trimix.manifest.weights, WeightChoice)
                 if chosen and in_force is not None and interactive:
-                    stderr.print(f"[dim](weights {in_force}, chosen for this prompt)[/dim]")
-                history.append({"role": "assistant", "content": answer})
+                    _tell(f"(weights {in_force}, chosen for this prompt)")
+                talk.answer(answer)
+
+
+def banner(manifest: TrioManifest) -> str:
+    """What a person should know before the first line."""
+    what = f": {manifest.description}" if manifest.description else ""
+    return f"{manifest.name}{what}\n{_HINT}"
+
+
+def _tell(text: str) -> None:
+    stderr.print(text, style="dim", soft_wrap=True, markup=False)
+
+
+def _lines(interactive: bool) -> Iterator[str]:
+    """The lines that are typed or piped, but for empty ones."""
+    while (line := _read_line(interactive)) is not None:
+        if line:
+            yield line
 
 
 def _read_line(interactive: bool) -> str | None:
     """The next line; None at the end of the input. Ctrl-C clears the line, as in a shell."""
     while True:
         try:
-            return input("> " if interactive else "").strip()
+            return input("> " if interactive else "").removeprefix("\ufeff").strip()
         except KeyboardInterrupt:
             write("\n")
         except EOFError:

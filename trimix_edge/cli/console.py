@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import sys
 from time import monotonic
 from types import TracebackType
@@ -18,12 +17,18 @@ stderr = Console(stderr=True, highlight=False)
 PATIENCE = 1.0
 """Seconds before a bar appears: what is over sooner needs none."""
 
+LINE_EVERY = 60.0
+"""Seconds between two lines of progress where there is no terminal to draw a bar on."""
+
 
 class Bar:
-    """A progress bar that shows itself only once a wait has become long, and only to a person."""
+    """A progress bar that shows itself only once a wait has become long.
+
+    Without a terminal, as in a log, long work says a line a minute.
+    """
 
     def __init__(self) -> None:
-        self._since = monotonic()
+        self._since = self._last_line = monotonic()
         self._progress: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
 
@@ -31,7 +36,10 @@ class Bar:
         return [TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()]
 
     def update(self, label: str, done: float, total: float) -> None:
-        if not stderr.is_terminal or monotonic() - self._since < PATIENCE:
+        if not stderr.is_terminal:
+            self._write_line(label, done, total)
+            return
+        if monotonic() - self._since < PATIENCE:
             return
         if self._progress is None:
             self._progress = Progress(*self.columns(), console=stderr, transient=True)
@@ -39,6 +47,12 @@ class Bar:
         if label not in self._tasks:
             self._tasks[label] = self._progress.add_task(label)
         self._progress.update(self._tasks[label], completed=done, total=total)
+
+    def _write_line(self, label: str, done: float, total: float) -> None:
+        if monotonic() - self._last_line >= LINE_EVERY:
+            self._last_line = monotonic()
+            part = f"{done / total:.0%}" if total else f"{done:g}"
+            stderr.print(f"trimix-edge: {label}: {part}", soft_wrap=True, markup=False)
 
     def loading(self, role: Role, fraction: float) -> None:
         self.update(f"loading {role}", fraction, 1.0)
@@ -85,14 +99,3 @@ def write(text: str) -> None:
     if text:
         sys.stdout.write(text)
         sys.stdout.flush()
-
-
-def use_utf8() -> None:
-    """Read and write UTF-8 whatever the locale says: these scripts exist in no other encoding."""
-    for stream, errors in (
-        (sys.stdin, "strict"),
-        (sys.stdout, "backslashreplace"),
-        (sys.stderr, "backslashreplace"),
-    ):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(encoding="utf-8", errors=errors)

@@ -71,7 +71,8 @@ def command(
     from trimix_edge.fusion.by_prompt import WeightGrid
     from trimix_edge.measure.fit import TextSource, fit_host, fit_weights, read_pairs, samples_of
     from trimix_edge.trimix import TriMix
-    from trimix_edge.trios.manifest import TrioManifest, check_savable, save_weights
+    from trimix_edge.trios.manifest import TrioManifest
+    from trimix_edge.trios.saving import check_savable, save_weights
 
     if method not in ("newton", "grid"):
         raise UsageError(f"method is {method!r}, it must be newton or grid")
@@ -91,7 +92,7 @@ def command(
         )
     if save and manifest.path is not None:
         check_savable(manifest.path)
-    plt = None if plot is None else _pyplot()
+    plt = None if plot is None else making.pyplot()
     texts = [opt.read_text(path, "text", PromptError) for path in text or []]
     read = (
         [] if pairs is None else read_pairs(opt.read_text(pairs, "pairs", PromptError), str(pairs))
@@ -221,19 +222,6 @@ def _tell_host(host: HostFit, *, as_json: bool) -> None:
         f"gain: {host.gain.nats:.5f} ± {host.gain.error:.5f} nats a token, {host.n_tokens} tokens"
     )
     print(f"--rule {host.rule}")
-
-
-def _pyplot() -> Any:
-    try:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        from matplotlib import pyplot
-    except ImportError:
-        raise UsageError(
-            "--plot needs matplotlib: pip install 'trimix-edge[plot]', or leave --plot away"
-        ) from None
-    return pyplot
 
 
 def _draw(plt: Any, fit: Fit, target: Path) -> None:

@@ -31,7 +31,13 @@ def command(
     ] = None,
     file: Annotated[
         Path | None,
-        typer.Option("--file", "-f", help="Read the prompt from a file.", show_default=False),
+        typer.Option(
+            "--file",
+            "-f",
+            help="Read the prompt from a file. Of files and standard input, one line end after the "
+            "last line is left out, and CR LF counts as LF.",
+            show_default=False,
+        ),
     ] = None,
     max_tokens: opt.MaxTokens = None,
     stop: opt.Stop = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from trimix_edge.config import (
 )
 from trimix_edge.config import Weights as FusionWeightsOrChoice
 from trimix_edge.errors import GrammarError, PromptError, TriMixError, UsageError
+from trimix_edge.files import text_from_outside
 from trimix_edge.trios.manifest import TrioManifest
 
 _MODELS, _FUSION, _SAMPLING, _MACHINE = "Models", "Fusion", "Sampling", "Machine"
@@ -170,9 +172,45 @@ GpuLayers = Annotated[
         "-ngl",
     ),
 ]
+Parallel = Annotated[
+    int | None,
+    _option(
+        "Generations at once; as many as have room, up to 16, if absent.",
+        _MACHINE,
+        "--parallel",
+        "-np",
+    ),
+]
 KvType = Annotated[
     str | None, _option("Type of the KV cache: f16, q8_0, ...", _MACHINE, "--kv-type")
 ]
+
+
+_RENAMED = {
+    "n_ctx": "--ctx",
+    "n_batch": "--batch",
+    "n_threads": "--threads",
+    "n_parallel": "--parallel",
+}
+_PARAMETERS = {
+    **{f.name: f"--{f.name.replace('_', '-')}" for f in fields(SamplingParams) if "_" in f.name},
+    **{name: f"--{name.replace('_', '-')}" for name in ("kv_type", "gpu_layers", "max_tokens")},
+    **_RENAMED,
+}
+
+
+def name_flags(message: str) -> str:
+    """A library's message with its parameters named as on the command line; a manifest's keys are
+    called what they are there."""
+    if ".toml" in message:
+        return message
+    names = "|".join(_PARAMETERS)
+    message = re.sub(rf"\b({names})\b", lambda found: _PARAMETERS[found[1]], message)
+    return re.sub(
+        r"(\w+) is needed and has no file: name one",
+        lambda found: f"{found[0]} with --{found[1].replace('_', '-')}",
+        message,
+    )
 
 
 def models(
@@ -274,6 +312,17 @@ def sampling(
     return given
 
 
+def parallel(given: int | None, manifest: TrioManifest, context: ContextParams) -> int:
+    """Generations at once: what was given, or what fits into memory."""
+    from trimix_edge.gguf import DEFAULT_N_CTX
+    from trimix_edge.planning.parallel import default_parallel
+
+    if given is not None:
+        return replace(context, n_parallel=given).n_parallel  # checks the range
+    paths = [path for path in manifest.models.values() if path.exists()]
+    return default_parallel(paths, context.n_ctx or DEFAULT_N_CTX, context.kv_type)
+
+
 def sampling_params(
     manifest: TrioManifest, options: dict[str, Any], *, greedy: bool, grammar: Path | None
 ) -> SamplingParams:
@@ -283,14 +332,14 @@ def sampling_params(
 
 
 def read_stdin() -> str:
-    """All of standard input.
+    """All of standard input: see :func:`text_from_outside`.
 
     Raises:
-        PromptError: it is not UTF-8.
+        PromptError: it is not UTF-8, or closed.
     """
     data = sys.stdin.buffer.read()
     try:
-        return data.decode("utf-8")
+        return text_from_outside(data)
     except UnicodeDecodeError as error:
         raise PromptError(
             f"standard input is not UTF-8: byte {error.start} is 0x{data[error.start]:02x}"
@@ -298,9 +347,10 @@ def read_stdin() -> str:
 
 
 def read_text(path: Path, what: str, kind: type[TriMixError]) -> str:
-    """The text in a file; an error of this kind where there is none."""
+    """The text in a file, see :func:`text_from_outside`; an error of this kind where there is
+    none."""
     try:
-        return path.read_text(encoding="utf-8")
+        return text_from_outside(path.read_bytes())
     except UnicodeDecodeError as error:
         raise kind(f"{what} {path} is not UTF-8: byte {error.start} is invalid") from None
     except OSError as error:

@@ -16,35 +16,42 @@ if TYPE_CHECKING:
 
 def command(
     language: Annotated[
-        str | None, typer.Option(help="Only those for a language, as bo.", show_default=False)
+        str | None,
+        typer.Option(
+            help="Only those for a language, as tibetan or its code, bo.", show_default=False
+        ),
     ] = None,
     quant: making.Quant = "Q4_K_M",
     ctx: opt.Ctx = None,
     as_json: making.AsJson = False,
 ) -> None:
     """List the trios that `trimix-edge pull` knows, with their sizes and memory needs."""
+    import psutil
     from rich.console import Console
     from rich.table import Table
 
     from trimix_edge.config import ContextParams, Role
     from trimix_edge.errors import UsageError
-    from trimix_edge.hub import presets
-    from trimix_edge.planning.memory import DEFAULT_N_CTX
+    from trimix_edge.gguf import DEFAULT_N_CTX
+    from trimix_edge.hub import presets, presets_for
+    from trimix_edge.planning.plan import fits
 
     quant = quant.upper()
-    found = [p for p in presets().values() if language in (None, p.language)]
+    found = list(presets().values()) if language is None else presets_for(language)
     if not found:
-        known = ", ".join(sorted({preset.language for preset in presets().values()}))
+        pairs = {(preset.language, preset.language_name) for preset in presets().values()}
+        known = ", ".join(f"{code} ({name.partition(' (')[0]})" for code, name in sorted(pairs))
         raise UsageError(f"no preset is for the language {language!r}: there are {known}")
     n_ctx = ContextParams(n_ctx=ctx or 0).n_ctx or DEFAULT_N_CTX
     if as_json:
         print(json.dumps([_as_json(p, quant, n_ctx) for p in found], ensure_ascii=False))
         return
-    table = Table("preset", "language", "size", "memory", "licence", box=None)
-    for column in table.columns[:4]:
+    table = Table("preset", "language", "size", "memory", "here", "licence", box=None)
+    for column in table.columns[:5]:
         column.no_wrap = True
     for column in table.columns[2:4]:
         column.justify = "right"
+    memory = psutil.virtual_memory().total
     for preset in found:
         models = preset.models.values()
         notes = list(preset.licenses)
@@ -56,14 +63,16 @@ def command(
             preset.name,
             preset.language_name.partition(" (")[0],
             f"{preset.n_bytes(quant) / 1e9:.1f} GB",
-            f"{preset.memory(quant, n_ctx) / 1e9:.1f} GB",
+            f"{preset.memory(quant, n_ctx, preset.weights.roles) / 1e9:.1f} GB",
+            "fits" if fits(preset.memory(quant, n_ctx, preset.weights.roles), memory) else "no",
             ", ".join(notes),
         )
     console = Console(highlight=False)
     console.print(table)
     unused = [p for p in found if p.weights.of(Role.SMALL_BASE) == 0.0]
     console.print(
-        f"[dim]{quant}; memory of all three models at {n_ctx} tokens of context"
+        f"[dim]{quant}; size: all three files; memory: with the default weights, at {n_ctx} tokens "
+        f"of context"
         + ("; small_base is not loaded where its weight is 0" if unused else "")
         + "[/dim]"
     )
@@ -79,6 +88,7 @@ def _as_json(preset: Preset, quant: str, n_ctx: int) -> dict[str, Any]:
         "n_bytes": preset.n_bytes(quant),
         "n_ctx": n_ctx,
         "memory": preset.memory(quant, n_ctx),
+        "memory_with_default_weights": preset.memory(quant, n_ctx, preset.weights.roles),
         "models": {
             str(role): {
                 "checkpoint": str(model.hub_id),

@@ -23,7 +23,8 @@ def command(
         list[str] | None,
         typer.Argument(
             metavar="[TRIO] FILE|-",
-            help="TRIO: as for generate; - reads the text from standard input.",
+            help="TRIO: as for generate; - reads the text from standard input. One line end after "
+            "the last line is left out, and CR LF counts as LF.",
             show_default=False,
         ),
     ] = None,

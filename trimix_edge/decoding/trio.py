@@ -15,12 +15,12 @@ import numpy.typing as npt
 
 from trimix_edge.config import Adapter, ContextParams, Role
 from trimix_edge.errors import TrioConfigError, UsageError
-from trimix_edge.files import fingerprint
+from trimix_edge.gguf import DEFAULT_N_CTX, fingerprint, n_file_bytes
 from trimix_edge.llama import LlamaContext, LlamaModel, Vocab, backend_info, shared_vocab_size
 from trimix_edge.llama.context import BatchItem
+from trimix_edge.llama.model import warn_beyond_training
 from trimix_edge.llama.vocab import NamedVocab
 
-DEFAULT_N_CTX = 4096
 GPU_N_BATCH, CPU_N_BATCH = 512, 128
 
 LoadProgress = Callable[[Role, float], None]
@@ -139,6 +139,7 @@ class Trio:
                     context.n_batch or (GPU_N_BATCH if on_gpu else CPU_N_BATCH), context.n_parallel
                 ),
             )
+            warn_beyond_training(self.models, self.context.n_ctx)
             for role, model in self.models.items():
                 self._contexts[role] = stack.enter_context(
                     LlamaContext(model, str(role), self.context, loras.get(role))
@@ -149,7 +150,7 @@ class Trio:
 
     @property
     def fingerprints(self) -> dict[Role, str]:
-        """What tells the weights of each loaded role from others: see :func:`files.fingerprint`."""
+        """What tells the weights of each loaded role from others: see :func:`gguf.fingerprint`."""
         return {
             role: "+".join(fingerprint(path) for path in paths)
             for role, paths in self._files.items()
@@ -164,7 +165,7 @@ class Trio:
     def n_file_bytes(self) -> int:
         """Bytes of all files that weights were loaded from, each counted once."""
         paths = {path for paths in self._files.values() for path in paths}
-        return sum(path.stat().st_size for path in paths)
+        return sum(n_file_bytes(path) for path in paths)
 
     @property
     def n_kv_bytes(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import re
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -17,6 +18,7 @@ from trimix_edge.evaluate.results import REPORT, REPORT_TEXT, ResultsFolder
 from trimix_edge.evaluate.run import Note, predict
 from trimix_edge.evaluate.show import markdown
 from trimix_edge.evaluate.systems import System
+from trimix_edge.llama import backend_info
 from trimix_edge.trimix import TriMix
 
 
@@ -37,8 +39,8 @@ class TrioAnswerer:
     def tokenize(self, prompt: str, *, chat: bool) -> list[int]:
         return self._trimix.tokenize(prompt, chat=chat)
 
-    def generate(self, prompt: str, **options: Any) -> Generation:
-        return self._trimix.generate(prompt, **options)
+    def generate(self, prompts: list[str], **options: Any) -> list[Generation]:
+        return self._trimix.generate_all(prompts, **options)
 
 
 def evaluate(
@@ -68,9 +70,12 @@ def evaluate(
     name = re.sub(r"[^\w-]+", "-", settings.manifest.name)[:80]
     folder = out or Path("evaluations") / f"{name}-{plan.fingerprint}"
     results = ResultsFolder(folder, plan.configuration, force=force)
-    results.describe(machine(settings))
+    results.describe(machine(settings), plan.skipped)
     if on_folder is not None:
         on_folder(folder)
+    if on_note is not None:
+        for text in plan.skipped:
+            on_note(text)
 
     def load(stack: ExitStack) -> TrioAnswerer:
         manifest, roles = settings.manifest, {r for s in settings.systems for r in s.roles}
@@ -83,8 +88,9 @@ def evaluate(
             manifest.path,
             models=manifest.models,
             rule=settings.systems[0].rule,
-            weights=settings.systems[0].weights,
+            weights=settings.systems[0].options["weights"],
             context=settings.context,
+            n_parallel=settings.parallel,
             roles=roles,
             on_progress=loading,
         )
@@ -94,7 +100,7 @@ def evaluate(
         return TrioAnswerer(trimix)
 
     predict(plan, results, load, on_progress, on_note)
-    found = report(read_run(folder), settings.selection.seed)
+    found = report(read_run(folder), settings.selection.seed, judge=settings.judge)
     results.write(REPORT, json.dumps(found, ensure_ascii=False, indent=1) + "\n")
     results.write(REPORT_TEXT, markdown(found))
     return found
@@ -102,10 +108,6 @@ def evaluate(
 
 def machine(settings: Settings) -> dict[str, Any]:
     """Where it runs: of no effect on what is predicted, but on the seconds."""
-    import platform
-
-    from trimix_edge.llama import backend_info
-
     info = backend_info()
     return {
         "python": platform.python_version(),

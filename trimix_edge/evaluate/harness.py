@@ -94,9 +94,7 @@ class ModelArguments:
             values[name] = kinds[name](value)
         found = cls(**values)
         if found.max_gen_toks < 1:
-            raise UsageError(
-                f"model_args: max_gen_toks is {found.max_gen_toks}, at least 1 is fine"
-            )
+            raise UsageError(f"model_args: max_gen_toks is {found.max_gen_toks}, not 1 or more")
         return found
 
     @property
@@ -125,9 +123,7 @@ class ModelArguments:
             models=self.models or None,
             weights=self.chosen_weights,
             rule=None if self.rule is None else values.rule(self.rule),
-            plausibility=None
-            if self.plausibility is None
-            else values.plausibility(self.plausibility),
+            plausibility=self.plausibility,
             context=replace(manifest.context, **changed),
         )
 

@@ -2,7 +2,7 @@
 
 from trimix_edge.hub.client import HubId, Progress
 from trimix_edge.hub.make import MadeGguf, make_gguf
-from trimix_edge.hub.presets import DEFAULT_QUANTIZATION, Preset, find_preset, presets
+from trimix_edge.hub.presets import DEFAULT_QUANTIZATION, Preset, find_preset, presets, presets_for
 from trimix_edge.hub.pull import PulledModel, PullReport, pull
 
 __all__ = [
@@ -16,5 +16,6 @@ __all__ = [
     "find_preset",
     "make_gguf",
     "presets",
+    "presets_for",
     "pull",
 ]

@@ -8,16 +8,19 @@ from __future__ import annotations
 import difflib
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
 from trimix_edge.config import FusionWeights, Role
-from trimix_edge.errors import UsageError
+from trimix_edge.errors import UsageError, notice
+from trimix_edge.gguf import DEFAULT_N_CTX, ModelShape
 from trimix_edge.hub.client import HubId
-from trimix_edge.planning.memory import DEFAULT_N_CTX, MemoryNeed, ModelShape
+from trimix_edge.planning.memory import MemoryNeed
+from trimix_edge.planning.plan import Target
+from trimix_edge.planning.weights import ModelWeights, of_sizes
 from trimix_edge.trios.manifest import PAPER_WEIGHTS
 
 if sys.version_info >= (3, 11):
@@ -38,6 +41,7 @@ class PresetModel:
         gated: a licence has to be accepted before anything can be downloaded.
         needs_pytorch: its weights are pickles.
         sizes: bytes of all tensors, by type of file.
+        is_tied: its output layer is its embedding.
     """
 
     hub_id: HubId
@@ -47,6 +51,12 @@ class PresetModel:
     gguf: HubId | None = None
     gated: bool = False
     needs_pytorch: bool = False
+    is_tied: bool = False
+
+    @property
+    def is_difficult(self) -> bool:
+        """Whether something has to be accepted or installed first."""
+        return self.gated or self.needs_pytorch
 
     def n_bytes(self, quantization: str) -> int:
         """Bytes of its tensors in a file of that type.
@@ -58,6 +68,15 @@ class PresetModel:
             known = ", ".join(self.sizes)
             raise UsageError(f"no sizes are known for {quantization!r}: use one of {known}")
         return self.sizes[quantization]
+
+    def weights(self, quantization: str) -> ModelWeights:
+        """Its weights in a file of that type, by type.
+
+        Raises:
+            UsageError: see :meth:`n_bytes`.
+        """
+        sizes = self.n_bytes(quantization), self.n_bytes("F16")
+        return of_sizes(self.shape, quantization, *sizes, is_tied=self.is_tied)
 
     def memory(self, quantization: str, n_ctx: int = DEFAULT_N_CTX) -> MemoryNeed:
         return MemoryNeed.of(self.shape, self.n_bytes(quantization), n_ctx)
@@ -90,13 +109,35 @@ class Preset:
     def licenses(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(model.license for model in self.models.values()))
 
+    def target(self, quantizations: Iterable[str]) -> Target:
+        """What to plan for: its models in these types.
+
+        Raises:
+            UsageError: the presets tell no size for one of the types.
+        """
+        return Target(
+            self.name,
+            {
+                quantization: {
+                    str(role): model.weights(quantization) for role, model in self.models.items()
+                }
+                for quantization in quantizations
+            },
+            tuple(str(role) for role in self.weights.roles),
+        )
+
     def n_bytes(self, quantization: str) -> int:
         """Bytes of its three files, vocabularies left out."""
         return sum(model.n_bytes(quantization) for model in self.models.values())
 
-    def memory(self, quantization: str, n_ctx: int = DEFAULT_N_CTX) -> int:
-        """Bytes that all three models take while they run."""
-        return sum(model.memory(quantization, n_ctx).total for model in self.models.values())
+    def memory(
+        self,
+        quantization: str,
+        n_ctx: int = DEFAULT_N_CTX,
+        roles: Collection[Role] = tuple(Role),
+    ) -> int:
+        """Bytes that these models, all three if nothing is said, take while they run."""
+        return sum(self.models[role].memory(quantization, n_ctx).total for role in roles)
 
 
 def presets_content() -> dict[str, Any]:
@@ -129,14 +170,36 @@ def presets() -> Mapping[str, Preset]:
     return found
 
 
+def presets_for(language: str) -> list[Preset]:
+    """The presets for a language, given by its code or its English name; may be none."""
+    wanted = language.strip().casefold()
+    return [
+        preset
+        for preset in presets().values()
+        if wanted
+        in (
+            preset.language,
+            preset.language_name.casefold(),
+            preset.language_name.partition(" (")[0].casefold(),
+        )
+    ]
+
+
 def find_preset(name: str) -> Preset:
-    """The preset of that name.
+    """The preset of that name, or the smallest for a language that can be had without a licence to
+    accept and without PyTorch, with a notice.
 
     Raises:
         UsageError: there is none; names the closest.
     """
     known = presets()
     if name not in known:
+        if found := presets_for(name):
+            free = [p for p in found if not any(m.is_difficult for m in p.models.values())]
+            smallest = min(free or found, key=lambda p: p.n_bytes(DEFAULT_QUANTIZATION))
+            others = f", the smallest of {len(found)}" if len(found) > 1 else ""
+            notice(f"{name}: {smallest.name}{others}; trimix-edge presets lists them")
+            return smallest
         close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
         hint = f"did you mean {close[0]}?" if close else "see trimix-edge presets"
         raise UsageError(f"no preset is called {name!r}: {hint}")
@@ -161,4 +224,5 @@ def _model(
         gguf=HubId.parse(entry["gguf"]) if "gguf" in entry else None,
         gated=entry.get("gated", False),
         needs_pytorch=entry.get("pickle", False),
+        is_tied=shape.get("tied", False),
     )

@@ -9,11 +9,14 @@ from trimix_edge.config import Role
 from trimix_edge.hub.presets import Preset
 
 
-def trio_toml(preset: Preset, quantization: str, names: Mapping[Role, str]) -> str:
+def trio_toml(
+    preset: Preset, quantization: str, names: Mapping[Role, str], normalizer: str | None = None
+) -> str:
     """The manifest of a pulled trio.
 
     Args:
         names: the file of each role, beside the manifest.
+        normalizer: the Unicode normal form that the tokenizer wants, if it is known.
     """
     models = {role: model.hub_id.name for role, model in preset.models.items()}
     lines = [
@@ -24,6 +27,7 @@ def trio_toml(preset: Preset, quantization: str, names: Mapping[Role, str]) -> s
         ),
         f"name = {_quoted(preset.name)}",
         f"description = {_quoted(f'{preset.language_name}: ' + ', '.join(models.values()))}",
+        *([f"normalizer = {_quoted(normalizer)}"] if normalizer else []),
         "",
         "[models]",
         *(f"{role} = {_quoted(name)}" for role, name in names.items()),

@@ -13,6 +13,7 @@ import psutil
 
 from trimix_edge.config import ContextParams
 from trimix_edge.errors import ContextError, DecodeError, PromptCacheError
+from trimix_edge.gguf import KV_BYTES, MAX_ROWS
 from trimix_edge.llama.backend import (
     collected_errors,
     deferred_interrupt,
@@ -21,22 +22,7 @@ from trimix_edge.llama.backend import (
 )
 from trimix_edge.llama.model import LlamaModel
 
-MAX_ROWS = 32
-"""Rows of logits that one decode may ask for. llama.cpp reserves memory for them: at Qwen2.5's
-vocabulary of 152k, a row for each token of a batch of 512 would take 300 MB."""
-
 _NO_ROOM, _ABORTED = 1, 2  # what llama_decode returns
-_KV_BYTES = {
-    "f32": 4.0,
-    "f16": 2.0,
-    "bf16": 2.0,
-    "q8_0": 34 / 32,
-    "q5_1": 24 / 32,
-    "q5_0": 22 / 32,
-    "q4_1": 20 / 32,
-    "q4_0": 18 / 32,
-    "iq4_nl": 18 / 32,
-}
 
 
 class BatchItem(NamedTuple):
@@ -89,7 +75,7 @@ class LlamaContext:
         self.n_batch = min(params.n_batch, params.n_ctx * params.n_parallel)
         self.max_rows = max(MAX_ROWS, params.n_parallel)
         n_cells = params.n_ctx * params.n_parallel
-        self.n_kv_bytes = int(model.kv_elements(n_cells) * _KV_BYTES[params.kv_type])
+        self.n_kv_bytes = int(model.kv_elements(n_cells) * KV_BYTES[params.kv_type])
         self._check_memory(params)
         self._create(params)
         if adapter is not None:

@@ -74,9 +74,12 @@ def samples_of(
     """Texts and pairs as tokens; prompts go through the chat template as generation's do."""
     vocab = trimix.vocab
     return [
-        *(Sample([], vocab.tokenize(text)) for text in texts),
+        *(Sample([], vocab.tokenize(text, parse_special=False)) for text in texts),
         *(
-            Sample(trimix.tokenize(prompt, chat=chat), vocab.tokenize(reference, add_special=False))
+            Sample(
+                trimix.tokenize(prompt, chat=chat),
+                vocab.tokenize(reference, add_special=False, parse_special=False),
+            )
             for prompt, reference in pairs
         ),
     ]

@@ -2,6 +2,7 @@
 
 name = "dzongkha"
 description = "English to Dzongkha"
+normalizer = "NFC"                    # of texts; "" for none, absent for what the GGUF says
 
 [models]                              # relative to the manifest
 large_ins = "large_ins.gguf"
@@ -31,7 +32,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -50,9 +50,9 @@ from trimix_edge.config import (
     SamplingParams,
     WeightChoice,
     Weights,
+    check_normalizer,
 )
-from trimix_edge.errors import TrioConfigError, UsageError
-from trimix_edge.files import replacing
+from trimix_edge.errors import TrioConfigError, UsageError, notice
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -64,6 +64,7 @@ DEFAULT_TRIO = "dzongkha"
 PAPER_WEIGHTS = FusionWeights(0.1, 0.9)
 """The pair that the paper's method chose in most of its settings; ``small_base`` is not needed."""
 
+BOM = "\ufeff"  # some editors write one
 _CONTEXT_KEYS = ("n_ctx", "n_batch", "kv_type")
 _SAMPLING_KEYS = tuple(f.name for f in fields(SamplingParams) if f.name != "logit_bias")
 
@@ -75,6 +76,7 @@ class TrioManifest:
     name: str
     models: Mapping[Role, Path]
     description: str = ""
+    normalizer: str | None = None
     weights: Weights = PAPER_WEIGHTS
     plausibility: Plausibility | None = None
     sampling: SamplingParams = field(default_factory=SamplingParams)
@@ -102,7 +104,8 @@ class TrioManifest:
         files_given = dict(models or {})
         if trio is None and files_given:
             return cls(name="files", models=files_given)
-        manifest = cls.read(_locate(DEFAULT_TRIO if trio is None else trio))
+        path = embedded_trios()[DEFAULT_TRIO] if trio is None else _locate(trio)
+        manifest = cls.read(path)
         return replace(
             manifest,
             models={**manifest.models, **files_given},
@@ -117,7 +120,7 @@ class TrioManifest:
             TrioConfigError: not TOML, an unknown key, or a value of the wrong type or range.
         """
         try:
-            content = tomllib.loads(path.read_text(encoding="utf-8"))
+            content = tomllib.loads(path.read_text(encoding="utf-8").removeprefix(BOM))
         except OSError as error:
             raise TrioConfigError(f"{path}: {error.strerror or error}") from None
         except UnicodeDecodeError:
@@ -142,12 +145,14 @@ class TrioManifest:
         adapters = {role: models.adapter(role.value, path.parent) for role in Role}
         paths = {role: models.text(role.value) for role in Role if adapters[role] is None}
         mask = fusion.text("plausibility")
+        normalizer = table.text("normalizer")
         max_tokens = generation.integer("max_tokens")
         if max_tokens is not None and max_tokens < 0:
             raise UsageError(f"generation.max_tokens is {max_tokens}, it can't be negative")
         return cls(
             name=table.text("name") or path.parent.name,
             description=table.text("description") or "",
+            normalizer=None if normalizer is None else check_normalizer(normalizer),
             models={role: path.parent / text for role, text in paths.items() if text},
             weights=fusion.weights("weights") or PAPER_WEIGHTS,
             plausibility=values.plausibility(mask) if mask else None,
@@ -164,88 +169,40 @@ class TrioManifest:
 
 def is_trio(text: str) -> bool:
     """Whether a text is the name of an embedded trio, or of a folder that holds one."""
+    return text in embedded_trios() or is_trio_folder(text)
+
+
+def is_trio_folder(text: str) -> bool:
+    """Whether a text is the name of a folder that holds a manifest."""
     in_folder = os.path.join(text, MANIFEST)  # noqa: PTH118, as a prompt may be no path at all
-    return text in embedded_trios() or os.path.isfile(in_folder)  # noqa: PTH113
-
-
-def check_savable(path: Path) -> None:
-    """Raise TrioConfigError for the manifest of an embedded trio."""
-    if path in embedded_trios().values():
-        raise TrioConfigError(
-            f"{path.parent.name} is part of the installation and is not changed: copy its folder "
-            f"and name the copy"
-        )
-
-
-def save_weights(path: Path, weights: FusionWeights) -> None:
-    """Write a pair, to four digits, into a manifest's ``[fusion] weights``, and leave the rest of
-    it as it is, comments too.
-
-    Raises:
-        TrioConfigError: the manifest is one of an embedded trio, or written in a way in which the
-            place is not found.
-        TargetError: the file can't be written.
-    """
-    check_savable(path)
-    text = path.read_text(encoding="utf-8")
-    weights = FusionWeights(round(weights.large_ins, 4), round(weights.small_cpt, 4))
-    value = f"[{weights.large_ins!r}, {weights.small_cpt!r}]"
-    header = re.search(r"^[ \t]*\[fusion\][^\n]*\n?", text, re.MULTILINE)
-    if header is None:
-        changed = f"{text.rstrip()}\n\n[fusion]\nweights = {value}\n"
-    else:
-        after = re.search(r"^[ \t]*\[", text[header.end() :], re.MULTILINE)
-        end = header.end() + after.start() if after else len(text)
-        section, count = re.subn(
-            r"^([ \t]*weights[ \t]*=[ \t]*)(\[[^\]]*\]|\"[^\"\n]*\"|'[^'\n]*')",
-            lambda found: found[1] + value,
-            text[header.end() : end],
-            count=1,
-            flags=re.MULTILINE,
-        )
-        line = "" if count else f"weights = {value}\n"
-        gap = "" if header[0].endswith("\n") else "\n"
-        changed = text[: header.end()] + gap + line + section + text[end:]
-    _check_saved(path, text, changed, weights)
-    with replacing(path) as scratch:
-        scratch.write_text(changed, encoding="utf-8")
-        scratch.chmod(path.stat().st_mode)
-
-
-def _check_saved(path: Path, before: str, after: str, weights: FusionWeights) -> None:
-    """Refuse an edit that would change anything but the pair."""
-    expected = tomllib.loads(before)
-    expected.setdefault("fusion", {})["weights"] = [weights.large_ins, weights.small_cpt]
-    try:
-        fits = tomllib.loads(after) == expected
-    except tomllib.TOMLDecodeError:
-        fits = False
-    if not fits:
-        raise TrioConfigError(
-            f"{path}: its [fusion] weights are not written on a line of their own: set them to "
-            f"[{weights.large_ins!r}, {weights.small_cpt!r}] by hand"
-        )
+    return os.path.isfile(in_folder)  # noqa: PTH113
 
 
 def _locate(trio: str | Path) -> Path:
     path = Path(trio)
-    if path.is_dir():
-        if (path / MANIFEST).is_file():
-            return path / MANIFEST
-        raise TrioConfigError(f"{path} holds no {MANIFEST}")
-    if path.is_file():
-        if path.suffix != ".toml":
-            raise TrioConfigError(
-                f"{path} is not a {MANIFEST}: name a GGUF file with --large-ins, --small-cpt or "
-                f"--small-base"
+    embedded = embedded_trios().get(str(trio))
+    is_file = os.path.isfile(path)  # noqa: PTH113, as what was meant for a prompt may be no path
+    if is_trio_folder(str(trio)):
+        if embedded is not None:
+            notice(
+                f"the folder {path} is used, not the embedded trio of that name: name another "
+                f"folder to use that one"
             )
+        return path / MANIFEST
+    if is_file and path.suffix == ".toml":
         return path
-    embedded = embedded_trios()
-    if str(trio) in embedded:
-        return embedded[str(trio)]
+    if embedded is not None:
+        return embedded
+    if os.path.isdir(path):  # noqa: PTH112
+        raise TrioConfigError(f"{path} holds no {MANIFEST}")
+    if is_file:
+        raise TrioConfigError(
+            f"{path} is not a {MANIFEST}: name a GGUF file with --large-ins, --small-cpt or "
+            f"--small-base"
+        )
     raise TrioConfigError(
         f"no trio is called {str(trio)!r}: it is neither a file or folder nor one of "
-        f"{', '.join(sorted(embedded))}"
+        f"{', '.join(sorted(embedded_trios()))}"
     )
 
 
