@@ -97,7 +97,6 @@ class FakeEngine:
         n_ctx: int = 2048,
         delay: float = 0.0,
         says: str | None = None,
-        refuses_system: bool = False,
         fails: bool = False,
         crashes: bool = False,
     ) -> None:
@@ -109,7 +108,6 @@ class FakeEngine:
         self.trio = FakeTrio()
         self.delay = delay
         self.says = says
-        self.refuses_system = refuses_system
         self.fails = fails
         self.crashes = crashes
         self.n_steps = 0
@@ -127,8 +125,6 @@ class FakeEngine:
         return self.trio.vocab.token_bytes(token)
 
     def render(self, messages: list[dict[str, str]], **template_kwargs: Any) -> str:
-        if self.refuses_system and any(m["role"] == "system" for m in messages):
-            raise TemplateError("the chat template refuses the conversation: no system role")
         if template_kwargs.get("broken"):
             raise TemplateError("the chat template refuses the conversation: it is broken")
         return "".join(f"<{m['role']}>{m['content']}" for m in messages)

@@ -20,7 +20,7 @@ from trimix_edge.server.errors import ApiError, as_api_error
 from trimix_edge.server.metrics import Metrics
 from trimix_edge.server.protocol import Engine
 from trimix_edge.server.security import Access, Guard
-from trimix_edge.server.state import Limits, State, lacks_system
+from trimix_edge.server.state import Limits, State
 from trimix_edge.server.static_files import Page
 
 _Handler = Callable[[Request], Any]
@@ -49,12 +49,7 @@ class Application:
         limits = limits or Limits()
         metrics = Metrics()
 
-        def load_and_probe() -> Engine:
-            engine = load()
-            self.state.folds_system = lacks_system(engine)
-            return engine
-
-        thread = EngineThread(load_and_probe, limits.waiting, on_failure)
+        thread = EngineThread(load, limits.waiting, on_failure)
         self.state = State(thread, metrics, limits, log_prompts)
         metrics.watch("trimix_requests_running", "Generations that run.", lambda: thread.n_running)
         metrics.watch(

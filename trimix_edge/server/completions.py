@@ -29,12 +29,7 @@ async def chat(request: Request) -> Response | EventStream:
     """``POST /v1/chat/completions``."""
     state: State = request.app.state.server
     asked = parse(ChatRequest, await state.read(request))
-    messages = messages_of(asked.messages, fold_system=state.folds_system)
-    if state.folds_system and any(m.role in ("system", "developer") for m in asked.messages):
-        state.tell_once(
-            "the chat template has no place for a system message: it is put before the first "
-            "user turn"
-        )
+    messages = messages_of(asked.messages)
     state.log_prompt(messages)
     return await _answer(request, state, asked, [messages])
 

@@ -137,7 +137,7 @@ async def apply_template(request: Request) -> Response:
     """``POST /apply-template``: the prompt that a conversation becomes."""
     state = _state(request)
     asked = parse(TemplateRequest, await state.read(request))
-    messages = messages_of(asked.messages, fold_system=state.folds_system)
+    messages = messages_of(asked.messages)
     render = partial(
         state.thread.engine.render, messages, **_keywords(asked.chat_template_kwargs or {})
     )

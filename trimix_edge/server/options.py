@@ -139,30 +139,15 @@ def _logprobs(request: ChatRequest | CompletionRequest) -> int | None:
     return (request.top_logprobs or 0) if request.logprobs or request.explain else None
 
 
-def messages_of(messages: Sequence[ChatMessage], *, fold_system: bool) -> list[dict[str, str]]:
-    """The conversation for a chat template.
+def messages_of(messages: Sequence[ChatMessage]) -> list[dict[str, str]]:
+    """The conversation for a chat template, which knows no role ``developer``.
 
-    Args:
-        fold_system: put the system's text before that of the next user turn, for models whose
-            template refuses that role or leaves it out.
+    Where a template has no place for a system message, the trio itself puts it before the first
+    user message, and says so once.
     """
-    turns: list[dict[str, str]] = []
-    pending: list[str] = []
-    for message in messages:
-        role = "system" if message.role == "developer" else message.role
-        if not fold_system:
-            turns.append({"role": role, "content": message.text})
-        elif role == "system":
-            if message.text:
-                pending.append(message.text)
-        else:
-            lead = pending if role == "user" else []
-            turns.append({"role": role, "content": "\n\n".join([*lead, message.text])})
-            if role == "user":
-                pending = []
-    if pending:
-        turns.append({"role": "user", "content": "\n\n".join(pending)})
-    return turns
+    return [
+        {"role": "system" if m.role == "developer" else m.role, "content": m.text} for m in messages
+    ]
 
 
 def jobs_of(

@@ -50,9 +50,18 @@ async def while_connected(receive: Receive, work: Awaitable[_T]) -> _T:
             raise ClientGone
         return task.result()
     finally:
-        for pending in (task, gone):
-            pending.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
+        await _cancelled(task)
+        await _cancelled(gone)
+
+
+async def _cancelled(task: asyncio.Future[Any]) -> None:
+    """Wait until a task has ended. One cancellation is not enough: before Python 3.12
+    ``asyncio.wait_for`` forgets one that comes together with its result."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=0.1)
+    if not task.cancelled():
+        task.exception()  # told elsewhere, or of no interest any more
 
 
 class EventStream:

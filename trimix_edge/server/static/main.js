@@ -114,6 +114,7 @@ function showMode() {
   for (const button of $("mode").children) {
     button.ariaChecked = String(button.dataset.mode === settings.mode);
   }
+  $("mark-text").hidden = settings.mode !== "fixed";
   $("triangle").classList.toggle("chosen", settings.mode !== "fixed");
   const last = settings.seen.at(-1);
   const texts = {
@@ -148,7 +149,10 @@ function setUpFusion() {
       settings.weights = weights;
       setMode("fixed");
     },
-    onMark: (text) => ($("mark-text").textContent = text),
+    onMark: (text) => {
+      $("mark-text").textContent = text;
+      $("mark-text").hidden = settings.mode !== "fixed";
+    },
   });
   triangle.remember(settings.seen);
   for (const button of $("mode").children) {
