@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trimix_edge.config import Role
-from trimix_edge.decoding.trio import Feed, common_prefix
+from trimix_edge.decoding.feed import Feed, common_prefix
 from trimix_edge.errors import DecodeError
 
 Row = npt.NDArray[np.float32]

@@ -30,9 +30,10 @@ if TYPE_CHECKING:
     from trimix_edge.decoding.run import Generation, GenerationChunk, Run
     from trimix_edge.decoding.scoring import Score, TokenScores
     from trimix_edge.decoding.sequence import DraftCounts, FinishReason, Timings
+    from trimix_edge.decoding.stream import Stream
     from trimix_edge.errors import TriMixError
     from trimix_edge.llama import BackendInfo, backend_info
-    from trimix_edge.trimix import Stream, TriMix
+    from trimix_edge.trimix import TriMix
     from trimix_edge.trios.manifest import TrioManifest
 
 __version__ = "0.1.0"
@@ -83,7 +84,8 @@ _HOMES = {
     "trios.manifest": ("TrioManifest",),
     "decoding.scoring": ("Score", "TokenScores"),
     "decoding.sequence": ("DraftCounts", "FinishReason", "Timings"),
-    "trimix": ("Stream", "TriMix"),
+    "decoding.stream": ("Stream",),
+    "trimix": ("TriMix",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

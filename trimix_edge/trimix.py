@@ -2,104 +2,33 @@
 
 from __future__ import annotations
 
-import inspect
-import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import wraps
 from pathlib import Path
 from time import perf_counter
-from types import TracebackType
-from typing import Concatenate, ParamSpec, TypeVar, cast
+from typing import cast
 
 from trimix_edge import values
 from trimix_edge.config import ContextParams, FusionWeights, Role, RuleChoice, WeightChoice
 from trimix_edge.decoding import prompt_cache
-from trimix_edge.decoding.chat import Message, render_chat, tokenize_chat
+from trimix_edge.decoding.chat import Message
 from trimix_edge.decoding.engine import Engine
+from trimix_edge.decoding.keywords import takes
 from trimix_edge.decoding.loop import EngineLoop
 from trimix_edge.decoding.options import GenerationOptions
+from trimix_edge.decoding.prepare import Preparation, Prompt
 from trimix_edge.decoding.run import Generation, GenerationChunk, Run
 from trimix_edge.decoding.scoring import Score, ScoreProgress, score_tokens
-from trimix_edge.decoding.sequence import Sequence as TokenSequence
+from trimix_edge.decoding.stream import Stream
 from trimix_edge.decoding.trio import LoadProgress, Trio
-from trimix_edge.errors import PromptError, TrioConfigError, UsageError
+from trimix_edge.errors import UsageError
 from trimix_edge.fusion.by_prompt import DynamicFusion
 from trimix_edge.fusion.choose import make_rule, rule_roles
-from trimix_edge.fusion.rule import FusedBuffer, FusionRule
-from trimix_edge.llama import Sampler, Vocab, backend_info
+from trimix_edge.fusion.rule import FusionRule
+from trimix_edge.llama import Vocab, backend_info
 from trimix_edge.trios.manifest import TrioManifest
 
-Prompt = str | Sequence[Message] | Sequence[int]
-"""A text that is continued, a conversation that goes through the chat template, or token ids."""
-
 WeightsLike = FusionWeights | WeightChoice | str | Iterable[float]
-
-_P = ParamSpec("_P")
-_Input = TypeVar("_Input")
-_Result = TypeVar("_Result")
-
-
-def _takes(
-    options: Callable[_P, GenerationOptions],
-) -> Callable[
-    [Callable[[TriMix, _Input, GenerationOptions], _Result]],
-    Callable[Concatenate[TriMix, _Input, _P], _Result],
-]:
-    """Give a method the options' fields as keyword arguments, for editors and for ``help()``."""
-
-    def decorate(
-        method: Callable[[TriMix, _Input, GenerationOptions], _Result],
-    ) -> Callable[Concatenate[TriMix, _Input, _P], _Result]:
-        @wraps(method)
-        def call(self: TriMix, prompt: _Input, *args: _P.args, **named: _P.kwargs) -> _Result:
-            return method(self, prompt, options(*args, **named))
-
-        own = list(inspect.signature(method).parameters.values())[:2]
-        fields = inspect.signature(GenerationOptions).parameters.values()
-        call.__signature__ = inspect.Signature([*own, *fields])  # type: ignore[attr-defined]
-        return cast("Callable[Concatenate[TriMix, _Input, _P], _Result]", call)
-
-    return decorate
-
-
-class Stream:
-    """An iterator over the chunks of one generation. It may be left at any time."""
-
-    def __init__(self, loop: EngineLoop, run: Run) -> None:
-        self._loop = loop
-        self._is_added = False
-        self.run = run
-
-    def __iter__(self) -> Stream:
-        return self
-
-    def __next__(self) -> GenerationChunk:
-        if not self._is_added:  # a stream that nobody reads takes no place
-            self._is_added = True
-            self._loop.add(self.run)
-        chunk = self._loop.next_chunk(self.run)
-        if chunk is None:
-            raise StopIteration
-        return chunk
-
-    def close(self) -> None:
-        """End the generation; safe to call again."""
-        self.run.cancel()
-
-    def __enter__(self) -> Stream:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        where: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        self.close()
 
 
 class TriMix:
@@ -118,8 +47,7 @@ class TriMix:
         self.manifest = manifest
         self.rule = rule or RuleChoice()
         self.load_seconds = 0.0
-        self._buffer = FusedBuffer(trio.n_vocab)
-        self._preparing = threading.Lock()
+        self._preparation = Preparation(trio, manifest, self.rule)
         self.engine = Engine(trio, trio.vocab.is_end, trio.n_vocab)
         self._loop = EngineLoop(self.engine)
 
@@ -222,9 +150,7 @@ class TriMix:
 
     def render(self, messages: Sequence[Message], **variables: object) -> str:
         """A conversation as the chat template of ``large_ins`` writes it."""
-        vocab = self.trio.vocab
-        bos, eos = vocab.special_text(vocab.bos), vocab.special_text(vocab.eos)
-        return render_chat(self.chat_template, messages, bos=bos, eos=eos, **variables)
+        return self._preparation.render(messages, **variables)
 
     def tokenize(
         self,
@@ -234,82 +160,21 @@ class TriMix:
         parse_special: bool = True,
         template_kwargs: Mapping[str, object] | None = None,
     ) -> list[int]:
-        """The token ids that a prompt becomes, the chat template applied where it is wanted.
-
-        Args:
-            chat: send a text through the chat template, as one user turn; None for what the
-                manifest says. A conversation always goes through it.
-            parse_special: read the spelling of control tokens in a raw text as these tokens.
-            template_kwargs: variables for the chat template.
-
-        Raises:
-            PromptError, TemplateError: see :func:`tokenize_chat`.
-            UsageError: the prompt is neither a text, nor messages, nor token ids.
-        """
-        vocab = self.trio.vocab
-        if not isinstance(prompt, str):
-            if not isinstance(prompt, Sequence) or isinstance(prompt, (bytes, bytearray)):
-                raise UsageError(
-                    f"a prompt is a text, a list of messages or token ids, not {type(prompt)}"
-                )
-            if prompt and all(type(item) is int for item in prompt):
-                return self._checked_ids(cast("Sequence[int]", prompt))
-        elif not (self.manifest.chat if chat is None else chat):
-            return vocab.tokenize(prompt, parse_special=parse_special)
-        else:
-            prompt = cast("Sequence[Message]", [{"role": "user", "content": prompt}])
-        messages = cast("Sequence[Message]", prompt)
-        return tokenize_chat(vocab, self.chat_template, messages, **(template_kwargs or {}))
-
-    def _checked_ids(self, ids: Sequence[int]) -> list[int]:
-        for token in ids:
-            if not 0 <= token < self.trio.n_vocab:
-                raise PromptError(f"token {token} is not in a vocabulary of {self.trio.n_vocab}")
-        return list(ids)
+        """The token ids that a prompt becomes; see :meth:`Preparation.tokenize`."""
+        return self._preparation.tokenize(
+            prompt, chat=chat, parse_special=parse_special, template_kwargs=template_kwargs
+        )
 
     def token_bytes(self, token: int) -> bytes:
         """What a token stands for, often a part of a character; control tokens are empty."""
         return self.trio.vocab.token_bytes(token)
 
     def _prepare(self, prompt: Prompt, options: GenerationOptions) -> Run:
-        manifest = self.manifest
-        tokens = self.tokenize(
-            prompt,
-            chat=options.chat,
-            parse_special=options.parse_special,
-            template_kwargs=options.template_kwargs,
-        )
-        self.engine.check(tokens)
-        max_tokens = manifest.max_tokens if options.max_tokens is None else options.max_tokens
-        stop = manifest.stop if options.stop is None else options.stop
-        draft = manifest.draft if options.draft is None else values.draft(options.draft)
-        if draft.n_tokens is not None and draft.n_tokens >= self.trio.max_rows:
-            raise UsageError(
-                f"draft is {draft.n_tokens}, but a batch of {self.trio.max_rows} tokens has no "
-                f"room for it: lower draft or raise n_batch"
-            )
-        with self._preparing:  # a grammar's parser writes to a descriptor that is turned aside
-            rule = self.fusion_rule(options.rule, options.weights, options.plausibility)
-            missing = [str(role) for role in rule.needs if role not in self.roles]
-            if missing:
-                raise TrioConfigError(f"{', '.join(missing)}: needed here, but not loaded")
-            sampling = options.sampling_over(manifest.sampling)
-            sampler = Sampler(self.trio.vocab, self.trio.n_vocab, sampling)
-        sequence = TokenSequence(
-            prompt=tokens,
-            rule=rule,
-            sampler=sampler,
-            max_tokens=None if max_tokens is None or max_tokens < 0 else max_tokens,
-            draft=draft,
-            ignore_end=options.ignore_eos,
-            top=options.top,
-            explain=options.explain,
-            reuse=options.cache_prompt,
-            on_progress=options.on_progress,
-        )
-        return Run(sequence, sampler.seed, self.token_bytes, values.stop(stop))
+        run = self._preparation.run(prompt, options)
+        self.engine.check(run.prompt_token_ids)
+        return run
 
-    @_takes(GenerationOptions)
+    @takes(GenerationOptions)
     def submit(self, prompt: Prompt, options: GenerationOptions) -> Run:
         """Queue a generation, for :meth:`step`; arguments as in :meth:`stream`."""
         run = self._prepare(prompt, options)
@@ -320,7 +185,7 @@ class TriMix:
         """One step of all generations: for a server, which calls this from a thread of its own."""
         return self._loop.step()
 
-    @_takes(GenerationOptions)
+    @takes(GenerationOptions)
     def stream(self, prompt: Prompt, options: GenerationOptions) -> Stream:
         """Continue a prompt, a chunk a token.
 
@@ -333,97 +198,45 @@ class TriMix:
         """
         return Stream(self._loop, self._prepare(prompt, options))
 
-    @_takes(GenerationOptions)
+    @takes(GenerationOptions)
     def batch_stream(
         self, prompts: Sequence[Prompt], options: GenerationOptions
     ) -> Iterator[tuple[int, GenerationChunk]]:
         """Continue several prompts at once: the index of a prompt, and its next chunk."""
         runs = [self._prepare(prompt, options) for prompt in prompts]
-        return self._follow(runs)
+        return self._loop.follow(runs)
 
-    def _follow(self, runs: Sequence[Run]) -> Iterator[tuple[int, GenerationChunk]]:
-        index = {id(run): i for i, run in enumerate(runs)}
-        try:
-            for run in runs:
-                self._loop.add(run)
-            while not all(run.finished for run in runs):
-                for run, chunk in self._loop.step():
-                    if id(run) in index and (run.error is None):
-                        yield index[id(run)], chunk
-                for run in runs:
-                    if run.error is not None:
-                        raise run.error
-        finally:
-            for run in runs:
-                run.cancel()
-
-    @_takes(GenerationOptions)
+    @takes(GenerationOptions)
     def generate(self, prompt: Prompt, options: GenerationOptions) -> Generation:
         """Continue a prompt to its end; arguments as in :meth:`stream`. For a list of prompts the
         result is a list: see :meth:`generate_all`."""
         if not isinstance(prompt, str) and isinstance(prompt, Sequence) and prompt:
             first = prompt[0]
             if isinstance(first, str) or (isinstance(first, Sequence) and first):
-                return cast("Generation", self._generate_all(cast("list[Prompt]", prompt), options))
-        return self._generate_all([prompt], options)[0]
+                many = [self._prepare(cast("Prompt", one), options) for one in prompt]
+                return cast("Generation", self._loop.run_all(many))
+        return self._loop.run_all([self._prepare(prompt, options)])[0]
 
-    @_takes(GenerationOptions)
+    @takes(GenerationOptions)
     def generate_all(
         self, prompts: Sequence[Prompt], options: GenerationOptions
     ) -> list[Generation]:
         """Continue several prompts, up to ``n_parallel`` of them at once."""
-        return self._generate_all(prompts, options)
+        return self._loop.run_all([self._prepare(prompt, options) for prompt in prompts])
 
-    def _generate_all(
-        self, prompts: Sequence[Prompt], options: GenerationOptions
-    ) -> list[Generation]:
-        runs = [self._prepare(prompt, options) for prompt in prompts]
-        try:
-            for run in runs:
-                self._loop.add(run)
-            for run in runs:
-                while self._loop.next_chunk(run) is not None:
-                    pass
-        finally:
-            for run in runs:
-                run.cancel()
-        return [run.result() for run in runs]
-
-    @_takes(GenerationOptions)
+    @takes(GenerationOptions)
     def chat(self, messages: Sequence[Message], options: GenerationOptions) -> Generation:
         """The assistant's next turn in a conversation; arguments as in :meth:`stream`."""
-        return self._generate_all([messages], options)[0]
+        return self._loop.run_all([self._prepare(messages, options)])[0]
 
     def fusion_rule(
         self,
-        rule: object | None = None,
-        weights: object | None = None,
+        rule: RuleChoice | str | None = None,
+        weights: WeightsLike | None = None,
         plausibility: object | None = None,
-        *,
-        masked: bool = True,
     ) -> FusionRule:
-        """The rule object of one generation: what is None is as at loading.
-
-        Args:
-            masked: False for no plausibility constraint at all.
-
-        Raises:
-            TrioConfigError: weights are chosen by prompt, and a role for that is not loaded.
-            UsageError: a value can't be understood.
-        """
-        if rule is None:  # weights alone mean TriMix
-            chosen = self.rule if weights is None else RuleChoice()
-        else:
-            chosen = values.rule(rule)  # type: ignore[arg-type]
-        mask = None if plausibility is None else values.plausibility(plausibility)  # type: ignore[arg-type]
-        return make_rule(
-            chosen,
-            self.manifest.weights if weights is None else values.weights(weights),  # type: ignore[arg-type]
-            self.trio.n_vocab,
-            (mask or self.manifest.plausibility) if masked else None,
-            self.trio.roles,
-            self._buffer,
-        )
+        """The rule object of one generation; see :meth:`Preparation.fusion_rule`."""
+        return self._preparation.fusion_rule(rule, weights, plausibility)
 
     def score(
         self,

@@ -16,7 +16,8 @@ from trimix_edge.errors import PromptCacheError, PromptError, UsageError
 
 if TYPE_CHECKING:
     from trimix_edge.decoding.chat import Message
-    from trimix_edge.trimix import Prompt, TriMix
+    from trimix_edge.decoding.prepare import Prompt
+    from trimix_edge.trimix import TriMix
 
 
 def command(

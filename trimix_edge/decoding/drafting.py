@@ -23,8 +23,8 @@ import numpy.typing as npt
 from trimix_kernels import argmax, peak_probability
 
 from trimix_edge.config import Draft, Role
+from trimix_edge.decoding.feed import Feed
 from trimix_edge.decoding.sequence import Sequence as TokenSequence
-from trimix_edge.decoding.trio import Feed
 from trimix_edge.errors import DecodeError
 from trimix_edge.fusion.rule import TrioLogits
 

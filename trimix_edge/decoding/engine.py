@@ -15,11 +15,11 @@ import numpy.typing as npt
 
 from trimix_edge.config import Role
 from trimix_edge.decoding.drafting import Drafting
+from trimix_edge.decoding.feed import Feed
 from trimix_edge.decoding.scheduler import Group, Places, Scheduler, Work
 from trimix_edge.decoding.sequence import FinishReason, Token
 from trimix_edge.decoding.sequence import Sequence as TokenSequence
 from trimix_edge.decoding.token_info import describe
-from trimix_edge.decoding.trio import Feed
 from trimix_edge.errors import ContextOverflowError, DecodeError, PromptError
 from trimix_edge.fusion.rule import Fused, TrioLogits
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from trimix_edge.decoding.engine import Engine, Output
-from trimix_edge.decoding.run import GenerationChunk, Run
+from trimix_edge.decoding.run import Generation, GenerationChunk, Run
 
 
 class EngineLoop:
@@ -65,12 +65,49 @@ class EngineLoop:
             finally:
                 self._end_turn()
 
-    def finish(self, run: Run) -> None:
-        """Step until a run has ended, whatever others do."""
-        while not run.finished:
-            with self._stepping():
-                if not run.finished:
-                    self._step()
+    def run_all(self, runs: Sequence[Run]) -> list[Generation]:
+        """Let these runs come to their ends, as many at once as there are places.
+
+        Raises:
+            DecodeError: what ended one of them.
+        """
+        with self._cancelling(runs):
+            for run in runs:
+                self.add(run)
+            for run in runs:
+                while self.next_chunk(run) is not None:
+                    pass
+        return [run.result() for run in runs]
+
+    def follow(self, runs: Sequence[Run]) -> Iterator[tuple[int, GenerationChunk]]:
+        """The chunks of these runs as they come: the index of a run, and its next chunk.
+
+        Raises:
+            DecodeError: what ended one of them.
+        """
+        with self._cancelling(runs):
+            for run in runs:
+                self.add(run)
+            left = dict(enumerate(runs))
+            while left:
+                for i, run in tuple(left.items()):
+                    # Only one waits; what the others got meanwhile is there already.
+                    while run.is_ready or run is next(iter(left.values())):
+                        chunk = self.next_chunk(run)
+                        if chunk is None:
+                            del left[i]
+                            break
+                        yield i, chunk
+                        if not run.is_ready:
+                            break
+
+    @contextmanager
+    def _cancelling(self, runs: Sequence[Run]) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            for run in runs:
+                run.cancel()
 
     @contextmanager
     def exclusive(self) -> Iterator[int]:

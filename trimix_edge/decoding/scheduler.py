@@ -10,8 +10,8 @@ from typing import Protocol
 import numpy as np
 
 from trimix_edge.config import Role
+from trimix_edge.decoding.feed import common_prefix
 from trimix_edge.decoding.sequence import Sequence as TokenSequence
-from trimix_edge.decoding.trio import common_prefix
 from trimix_edge.fusion.rule import TrioLogits
 
 

@@ -8,12 +8,12 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from trimix_edge.config import Adapter, ContextParams, Role
+from trimix_edge.decoding.feed import Feed, TrioSequence, common_prefix
 from trimix_edge.errors import TrioConfigError, UsageError
 from trimix_edge.gguf import DEFAULT_N_CTX, fingerprint, n_file_bytes
 from trimix_edge.llama import LlamaContext, LlamaModel, Vocab, backend_info, shared_vocab_size
@@ -25,59 +25,6 @@ GPU_N_BATCH, CPU_N_BATCH = 512, 128
 
 LoadProgress = Callable[[Role, float], None]
 """Called with a role and the part of its file, 0.0 to 1.0, that has been loaded."""
-
-
-class Feed(NamedTuple):
-    """What one sequence adds to a step.
-
-    Attributes:
-        seq: the sequence, from 0 to ``n_parallel - 1``.
-        tokens: ids that are appended to it.
-        n_rows: logits are computed for this many of the last ones.
-        roles: the models that evaluate them.
-    """
-
-    seq: int
-    tokens: Sequence[int]
-    n_rows: int
-    roles: Collection[Role]
-
-
-class TrioSequence:
-    """One sequence of a trio, by hand: for teacher forcing, and for loops of one's own.
-
-    Attributes:
-        n_kept: tokens that it begins with, as the contexts still held them.
-    """
-
-    def __init__(self, trio: Trio, roles: Collection[Role], seq: int, prompt: Sequence[int]):
-        self._trio = trio
-        self._roles = frozenset(roles)
-        self._seq = seq
-        held = trio.held(seq, self._roles, prompt)
-        self.n_kept = max(0, min(held, len(prompt) - 1))
-        trio.begin(seq, self._roles, seq, self.n_kept)
-
-    def decode(
-        self, tokens: Sequence[int], n_rows: int = 1, *, abortable: bool = False
-    ) -> dict[Role, npt.NDArray[np.float32]]:
-        """Append tokens; see :meth:`Trio.decode`.
-
-        Args:
-            abortable: let Ctrl-C stop the computation.
-        """
-        return self._trio.decode(
-            [Feed(self._seq, tokens, n_rows, self._roles)],
-            is_cancelled=_never if abortable else None,
-        )
-
-    def truncate(self, n_past: int) -> None:
-        """Forget every token after the first ``n_past``."""
-        self._trio.truncate(self._seq, n_past, self._roles)
-
-
-def _never() -> bool:
-    return False
 
 
 class Trio:
@@ -352,9 +299,3 @@ def _read_vocabularies(
 
 def _bind(on_progress: LoadProgress | None, role: Role) -> Callable[[float], None] | None:
     return None if on_progress is None else lambda fraction: on_progress(role, fraction)
-
-
-def common_prefix(held: Sequence[int], prompt: Sequence[int]) -> int:
-    """How many tokens two texts begin with in common."""
-    n = min(len(held), len(prompt))
-    return next((i for i in range(n) if held[i] != prompt[i]), n)
