@@ -127,6 +127,8 @@ def command(
             rule=choice,
             plausibility=mask,
         )
+        # The kernels are compiled, or read from their cache, before somebody waits for them.
+        engine.generate("x", chat=False, max_tokens=2, explain=True, logprobs=1)
         stderr.print(f"{manifest.name}: {address} (the API is at {address}/v1)", soft_wrap=True)
         return engine
 

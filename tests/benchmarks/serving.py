@@ -1,0 +1,123 @@
+"""The server under load: ``python tests/benchmarks/serving.py [REQUESTS] [AT_ONCE]``.
+
+Answers are compared with those of single requests, a tenth of the clients leave early, a tenth send
+nonsense. Then what HTTP adds to the Python API: time to the first token, and time a token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from server.running import Running, running
+
+from trimix_edge import Role, TriMix
+
+PROMPTS = [
+    "Save the file.", "Close the window.", "Open the folder.", "Click OK to go on.",
+    "The file could not be opened.", "Choose a printer.", "Type a name for the folder.",
+    "Select the text to copy.", "Do you want to keep the changes?", "Cancel",
+]  # fmt: skip
+PATH = "/v1/chat/completions"
+
+
+def body(prompt: str, **more: Any) -> dict[str, Any]:
+    # Drafts are for one sequence alone: without them both measurements do the same work.
+    return {"messages": [{"role": "user", "content": prompt}], "draft": "off", **more}
+
+
+async def ask(client: httpx.AsyncClient, prompt: str) -> tuple[str, int]:
+    answer = (await client.post(PATH, json=body(prompt))).json()
+    return answer["choices"][0]["message"]["content"], answer["usage"]["completion_tokens"]
+
+
+async def leave(client: httpx.AsyncClient, prompt: str) -> None:
+    async with client.stream("POST", PATH, json=body(prompt, stream=True)) as response:
+        async for _ in response.aiter_lines():
+            if random.random() < 0.3:
+                return
+
+
+async def load(server: Running, n: int, at_once: int) -> None:
+    limits = httpx.Limits(max_connections=at_once)
+    async with httpx.AsyncClient(base_url=server.url, timeout=120, limits=limits) as client:
+        for prompt in PROMPTS:
+            await ask(client, prompt)
+        begin = time.perf_counter()
+        alone = {prompt: await ask(client, prompt) for prompt in PROMPTS}
+        single = sum(count for _, count in alone.values()) / (time.perf_counter() - begin)
+        turns = asyncio.Semaphore(at_once)
+        tokens = differ = refused = 0
+
+        async def one(i: int) -> None:
+            nonlocal tokens, differ, refused
+            prompt = PROMPTS[i % len(PROMPTS)]
+            async with turns:
+                if i % 10 == 3:
+                    await leave(client, prompt)
+                elif i % 10 == 7:
+                    response = await client.post(PATH, json={"messages": i})
+                    refused += response.status_code == 400
+                else:
+                    text, count = await ask(client, prompt)
+                    tokens += count
+                    differ += text != alone[prompt][0]
+
+        process = psutil.Process()
+        await asyncio.gather(*(one(i) for i in range(n // 10)))
+        before, tokens, begin = process.memory_info().rss, 0, time.perf_counter()
+        await asyncio.gather(*(one(i) for i in range(n // 10, n)))
+        rate = tokens / (time.perf_counter() - begin)
+        grown = (process.memory_info().rss - before) / 2**20
+    print(
+        f"{n} requests, {at_once} at once: {differ} answers differ from the single ones (rounding "
+        f"of other batches), {refused} malformed ones refused, {grown:.1f} MiB more memory"
+    )
+    print(f"{rate:.0f} tokens/s of whole answers, one at a time {single:.0f}: {rate / single:.2f}x")
+
+
+def first_token(client: httpx.Client) -> float:
+    begin = time.perf_counter()
+    with client.stream("POST", PATH, json=body(PROMPTS[4], stream=True)) as response:
+        for line in response.iter_lines():
+            if line.startswith("data: {") and json.loads(line[6:])["choices"][0]["delta"].get(
+                "content"
+            ):
+                return time.perf_counter() - begin
+    raise AssertionError("no token came")
+
+
+def first_of_library(trimix: TriMix) -> float:
+    begin = time.perf_counter()
+    stream = trimix.stream([{"role": "user", "content": PROMPTS[4]}], draft="off")
+    for chunk in stream:
+        if chunk.text:
+            stream.close()
+            break
+    return time.perf_counter() - begin
+
+
+def main() -> None:
+    n, at_once = (int(text) for text in (*sys.argv[1:], "2000", "8")[:2])
+    with running(lambda: TriMix.load("dzongkha", n_parallel=at_once, roles=tuple(Role))) as server:
+        asyncio.run(load(server, n, at_once))
+        with httpx.Client(base_url=server.url) as client:
+            first_token(client)
+            pairs = [(first_token(client), first_of_library(server.engine)) for _ in range(30)]
+        over = statistics.median(a - b for a, b in pairs)
+        print(f"first token over HTTP: {over * 1e3:.1f} ms later than from Python (median of 30)")
+
+
+if __name__ == "__main__":
+    main()
