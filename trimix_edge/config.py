@@ -306,7 +306,8 @@ class ContextParams:
         n_parallel: sequences that may run at once; each has room for ``n_ctx`` tokens.
         n_batch: tokens of a prompt that are evaluated at once; 0 for 512 on a GPU, 128 on a CPU,
             where more are hardly faster and progress would be slow to show.
-        n_threads: CPU threads; 0 for one a physical core.
+        n_threads: CPU threads; 0 for one a physical core, and fewer while other programs keep the
+            cores busy.
         gpu_layers: layers a role puts on a GPU; -1, the default of a role, for all of them.
         kv_type: type of the KV cache's elements, one of :data:`KV_TYPES`.
     """

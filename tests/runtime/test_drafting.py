@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from trimix_edge.config import Draft, FusionWeights, Role
 from trimix_edge.decoding import drafting
-from trimix_edge.decoding.drafting import ARMS, DRAFTER, EpsilonGreedy, NgramIndex
+from trimix_edge.decoding.bandit import EpsilonGreedy
+from trimix_edge.decoding.drafting import ARMS, DRAFTER, NgramIndex
 from trimix_edge.decoding.engine import Engine
 from trimix_edge.decoding.sequence import Sequence
 from trimix_edge.fusion.linear import LinearFusion
@@ -236,7 +237,7 @@ def test_what_trials_lose_is_bounded_by_epsilon_and_one_round_of_each(
     seconds = play(EpsilonGreedy(ARMS), table, n_tokens)
     first = sum((arm + 1) / rate for arm, rate in table.items())
     longest = max((arm + 1) / rate for arm, rate in table.items())
-    plain = EpsilonGreedy.N_PLAIN / table[0]
+    plain = EpsilonGreedy.N_DEFAULT / table[0]
     ideal = n_tokens / max(rates)
     assert seconds <= ideal * (1 + EpsilonGreedy.EPSILON) + first + plain + 2 * longest + 1e-6
 

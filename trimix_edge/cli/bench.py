@@ -13,6 +13,7 @@ import typer
 from trimix_edge.cli import making
 from trimix_edge.cli import options as opt
 from trimix_edge.cli.console import Bar, announce_kernels
+from trimix_edge.cli.show_parallel import parallel_json, parallel_table
 from trimix_edge.errors import PromptError, TargetError, UsageError
 
 if TYPE_CHECKING:
@@ -55,6 +56,14 @@ def command(
         Path | None,
         typer.Option("--file", "-f", help="Prompts to go on from, a line each."),
     ] = None,
+    parallel: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N,N,...",
+            help="Sequences at once, as in 1,2,4,8,16: how fast they are in total and each.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: making.AsJson = False,
     large_ins: opt.LargeIns = None,
     small_cpt: opt.SmallCpt = None,
@@ -69,6 +78,7 @@ def command(
     """Time each model alone, their fusion, and drafting; batches, overhead and memory."""
     from trimix_edge.config import Role
     from trimix_edge.measure.bench import SENTENCES, BenchParams, run_bench
+    from trimix_edge.measure.parallel import run_parallel
     from trimix_edge.trimix import TriMix
     from trimix_edge.trios.manifest import TrioManifest
 
@@ -84,6 +94,7 @@ def command(
     params = BenchParams(
         prompt, generate, runs, acceptance if synthetic is not None else None, prompts
     )
+    sizes = [] if parallel is None else _sizes(parallel)
     announce_kernels()
     with ExitStack() as stack:
         bar = stack.enter_context(Bar())
@@ -99,15 +110,28 @@ def command(
                 models=files,
                 weights=opt.weights(weights),
                 context=context,
+                n_parallel=max(sizes, default=1),
                 roles=[role for role in Role if role in {**manifest.models, **manifest.adapters}],
                 on_progress=bar.loading,
             )
         )
-        report = run_bench(trimix, params, bar.update)
-    if as_json:
+        if sizes:
+            found = run_parallel(trimix, sizes, n_runs=runs, on_progress=bar.update)
+        else:
+            report = run_bench(trimix, params, bar.update)
+    if sizes:
+        parallel_json(found) if as_json else parallel_table(found)
+    elif as_json:
         print(json.dumps(_as_json(report)))
     else:
         _show(report)
+
+
+def _sizes(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"--parallel {text!r} is not numbers as in 1,2,4,8,16") from None
 
 
 def _write_models(

@@ -9,7 +9,8 @@ Verify: all models evaluate the drafted tokens in one batch each. The engine fus
 chooses from it; a drafted token is emitted only where the engine chooses the same one (Leviathan,
 Kalman and Matias, ICML 2023).
 
-Policy: how many tokens to draft is a bandit problem: see :class:`EpsilonGreedy`.
+Policy: how many tokens to draft is a bandit problem, after BanditSpec (Hou et al., ICML 2025): see
+:class:`~trimix_edge.decoding.bandit.EpsilonGreedy`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import numpy.typing as npt
 from trimix_kernels import argmax, peak_probability
 
 from trimix_edge.config import Draft, Role
+from trimix_edge.decoding.bandit import EpsilonGreedy
 from trimix_edge.decoding.feed import Feed
 from trimix_edge.decoding.sequence import Sequence as TokenSequence
 from trimix_edge.errors import DecodeError
@@ -54,73 +56,6 @@ class Evaluated(NamedTuple):
 
     logits: TrioLogits
     draft: list[int]
-
-
-class Arm:
-    """What one draft length brought: tokens and seconds of its rounds; old ones fade."""
-
-    _KEEP = 0.95
-
-    def __init__(self) -> None:
-        self.n_rounds = 0
-        self.tokens = 0.0
-        self.seconds = 0.0
-
-    def learn(self, tokens: int, seconds: float) -> None:
-        self.n_rounds += 1
-        self.tokens = self._KEEP * self.tokens + tokens
-        self.seconds = self._KEEP * self.seconds + seconds
-
-    @property
-    def rate(self) -> float:
-        """Tokens a second; 0 before the first round."""
-        return self.tokens / self.seconds if self.seconds else 0.0
-
-
-class EpsilonGreedy:
-    """Which draft length is the fastest, by the clock: an epsilon-greedy bandit (Sutton and Barto,
-    section 2.2; Auer, Cesa-Bianchi and Fischer 2002 for its regret).
-
-    Plain decoding runs first, then each other length is tried once. After that the fastest is used,
-    and the others are tried in turn. Epsilon is a share of the time, not of the rounds, as a wrong
-    length costs more than a round: a trial waits until what all trials have lost, against the
-    fastest length, is less than ``EPSILON`` of the time so far.
-    """
-
-    EPSILON = 0.01
-    N_PLAIN = 8
-    """Rounds of plain decoding before the first trial."""
-
-    def __init__(self, arms: Sequence[int]) -> None:
-        self.arms = {arm: Arm() for arm in arms}
-        self._trials = [arm for arm in arms if arm]
-        self._lost = 0.0
-        self._seconds = 0.0
-
-    @property
-    def best(self) -> int:
-        return max(self.arms, key=lambda arm: self.arms[arm].rate)
-
-    def choose(self) -> int:
-        """The draft length of the next round."""
-        if self.arms[0].n_rounds < self.N_PLAIN:
-            return 0
-        best = self.best
-        fresh = [arm for arm in self.arms if not self.arms[arm].n_rounds]
-        if fresh:
-            return fresh[0]
-        others = [arm for arm in self.arms if arm != best]
-        if others and self._lost < self.EPSILON * self._seconds:
-            return min(others, key=lambda arm: self.arms[arm].n_rounds)
-        return best
-
-    def learn(self, arm: int, tokens: int, seconds: float) -> None:
-        """Note what a round brought."""
-        best = self.best
-        self.arms[arm].learn(tokens, seconds)
-        self._seconds += seconds
-        if arm != best and self.arms[best].rate:
-            self._lost += max(0.0, seconds - tokens / self.arms[best].rate)
 
 
 class NgramIndex:

@@ -14,9 +14,11 @@ import numpy.typing as npt
 
 from trimix_edge.config import Adapter, ContextParams, Role
 from trimix_edge.decoding.feed import Feed, TrioSequence, common_prefix
+from trimix_edge.decoding.threads import ThreadCount
 from trimix_edge.errors import TrioConfigError, UsageError
 from trimix_edge.gguf import DEFAULT_N_CTX, fingerprint, n_file_bytes
 from trimix_edge.llama import LlamaContext, LlamaModel, Vocab, backend_info, shared_vocab_size
+from trimix_edge.llama.backend import physical_cores
 from trimix_edge.llama.context import BatchItem
 from trimix_edge.llama.model import warn_beyond_training
 from trimix_edge.llama.vocab import NamedVocab
@@ -40,6 +42,7 @@ class Trio:
 
     Attributes:
         decode_seconds: that each role has spent in :meth:`decode`, since loading.
+        threads: chooses how many threads a decode takes, unless ``n_threads`` says so.
 
     Raises:
         TrioConfigError: a needed role has no file.
@@ -92,6 +95,8 @@ class Trio:
                     LlamaContext(model, str(role), self.context, loras.get(role))
                 )
             self._stack = stack.pop_all()
+        is_fixed = bool(self.context.n_threads) or on_gpu
+        self.threads = ThreadCount(self.context.n_threads or physical_cores(), fixed=is_fixed)
         self._order = self._gpu_first()
         self.decode_seconds = dict.fromkeys(self._order, 0.0)
 
@@ -231,14 +236,19 @@ class Trio:
             role: [(item.seq, self._contexts[role].n_past(item.seq)) for item in items]
             for role, items in work
         }
+        began, n_threads = perf_counter(), self.threads.choose()
         try:
             for role, items in work:
                 start = perf_counter()
+                self._contexts[role].set_threads(n_threads)
                 self._contexts[role].decode(items, is_cancelled=is_cancelled)
                 self.decode_seconds[role] += perf_counter() - start
-            return {
+            logits = {
                 role: self._wait(role) for role, items in work if any(item.n_rows for item in items)
             }
+            kind = tuple((role, sum(len(i.tokens) for i in items)) for role, items in work)
+            self.threads.learn(n_threads, kind, perf_counter() - began)
+            return logits
         except BaseException:
             for role, lengths in before.items():
                 for seq, n_past in lengths:

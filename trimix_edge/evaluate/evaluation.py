@@ -91,6 +91,8 @@ def evaluate(
             weights=settings.systems[0].options["weights"],
             context=settings.context,
             n_parallel=settings.parallel,
+            # As many threads as fit this moment's load would change the last bits of logits.
+            n_threads=settings.context.n_threads or backend_info().physical_cores,
             roles=roles,
             on_progress=loading,
         )

@@ -98,7 +98,7 @@ class LlamaContext:
             )
 
     def _create(self, params: ContextParams) -> None:
-        threads = params.n_threads or physical_cores()
+        threads = self._n_threads = params.n_threads or physical_cores()
         c = llama_cpp.llama_context_default_params()
         c.n_ctx = params.n_ctx * params.n_parallel
         c.n_batch = c.n_ubatch = self.n_batch
@@ -137,6 +137,12 @@ class LlamaContext:
         self._wanted = np.ctypeslib.as_array(self._batch.logits, shape)
         for i in range(self.n_batch):
             self._batch.n_seq_id[i] = 1
+
+    def set_threads(self, n_threads: int) -> None:
+        """CPU threads of the next decodes (``llama_set_n_threads``)."""
+        if n_threads != self._n_threads:
+            llama_cpp.llama_set_n_threads(self._pointer, n_threads, n_threads)
+            self._n_threads = n_threads
 
     def n_past(self, seq: int) -> int:
         """Tokens in a sequence."""
