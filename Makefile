@@ -55,6 +55,7 @@ parity: .venv/dev .cache/llama.cpp
 	@$(BIN)/python -c 'import sentencepiece, torch, transformers' 2>/dev/null \
 		|| { echo "PyTorch is missing: $(BIN)/pip install --editable '.[parity]'"; exit 1; }
 	$(BIN)/python convert/parity/compare.py .cache/llama.cpp
+	$(BIN)/python convert/parity/imatrix.py .cache/llama.cpp
 
 .cache/llama.cpp: | .venv/dev
 	@mkdir -p .cache

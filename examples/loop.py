@@ -15,12 +15,12 @@ manifest = TrioManifest.find("dzongkha")
 with Trio(manifest.models, list(Role), manifest.context) as trio:
     rule = LinearFusion(FusionWeights(0.5, 0.8), trio.n_vocab)
     text = TextStream()
-    trio.start(rule.needs)
-    logits = trio.decode(trio.vocab.tokenize("English: Click OK.\nDzongkha:"))
+    sequence = trio.sequence(rule.needs)
+    logits = sequence.decode(trio.vocab.tokenize("English: Click OK.\nDzongkha:"))
     for _ in range(40):
         token = int(rule.fuse(logits).best[0])  # L = w_large·L + w_cpt·L + w_base·L, its argmax
         if trio.vocab.is_end(token):
             break
         sys.stdout.write(text.push(trio.vocab.token_bytes(token)))
-        logits = trio.decode([token])
+        logits = sequence.decode([token])
     print(text.finish())

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from trimix_edge.config import Role
+from trimix_edge.decoding.feed import Feed, common_prefix
+from trimix_edge.errors import DecodeError
 
 Row = npt.NDArray[np.float32]
 Script = Callable[[Role, list[int]], Row]
@@ -54,101 +56,82 @@ def never_ends(role: Role, sequence: list[int]) -> Row:
 
 
 @dataclass
-class Decode:
-    """One call of :meth:`FakeModels.decode`."""
-
-    tokens: list[int]
-    n_rows: int
-    abortable: bool
-    roles: frozenset[Role] = frozenset()
-
-
-@dataclass
-class Clock:
-    """Time that passes in the models alone."""
-
-    now: float = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def _free(role: Role, n_tokens: int) -> float:
-    return 0.0
-
-
-@dataclass
 class FakeModels:
     """The engine's ``Models``: answers from a script, refuses what a trio would refuse.
 
     Attributes:
-        sequences: what each role has read; they differ in the middle of a round only.
-        price: seconds of a role's batch of so many tokens, padding included.
+        held: what each role has read, by sequence.
+        calls: the feeds of each decode.
+        price: seconds that a role's batch of so many tokens takes on ``clock``.
     """
 
     script: Script
     n_ctx: int = 64
     n_batch: int = 8
-    sequences: dict[Role, list[int]] = field(default_factory=dict)
-    calls: list[Decode] = field(default_factory=list)
-    active: frozenset[Role] = frozenset()
-    decode_seconds: dict[Role, float] = field(default_factory=dict)
-    clock: Clock = field(default_factory=Clock)
-    price: Callable[[Role, int], float] = _free
+    n_parallel: int = 1
+    calls: list[list[Feed]] = field(default_factory=list)
+    abortable: list[bool] = field(default_factory=list)
+    begun: list[tuple[int, int, int]] = field(default_factory=list)
+    clock: float = 0.0
+    price: Callable[[Role, int], float] = lambda role, n_tokens: 0.0
+    on_decode: Callable[[], None] = lambda: None
+
+    def __post_init__(self) -> None:
+        self.decode_seconds = dict.fromkeys(Role, 0.0)
+        self.held_tokens: dict[tuple[Role, int], list[int]] = {
+            (role, seq): [] for role in Role for seq in range(self.n_parallel)
+        }
 
     @property
     def max_rows(self) -> int:
-        return min(self.n_batch, 5)
+        return max(5, self.n_parallel)
 
-    @property
-    def sequence(self) -> list[int]:
-        """What all active roles have read."""
-        first, *others = (self.sequences[role] for role in self.active)
-        assert all(other == first for other in others), "roles are out of step"
-        return first
+    def held(self, seq: int, roles: Collection[Role], prompt: Sequence[int]) -> int:
+        return min(common_prefix(self.held_tokens[role, seq], prompt) for role in roles)
 
-    def start(self, roles: Collection[Role], prompt: list[int]) -> int:
-        self.active = frozenset(roles)
-        self.sequences = {role: [] for role in roles}
-        self.decode_seconds = dict.fromkeys(roles, 0.0)
-        return 0
+    def n_past(self, seq: int, roles: Collection[Role]) -> int:
+        return max(len(self.held_tokens[role, seq]) for role in roles)
 
-    def focus(self, roles: Collection[Role]) -> None:
-        self.active &= frozenset(roles)
+    def begin(self, seq: int, roles: Collection[Role], source: int, n_kept: int) -> None:
+        self.begun.append((seq, source, n_kept))
+        for role in roles:
+            self.held_tokens[role, seq] = self.held_tokens[role, source][:n_kept]
 
-    def truncate(self, n_past: int) -> None:
-        for role in self.active:
-            del self.sequences[role][n_past:]
+    def truncate(self, seq: int, n_past: int, roles: Collection[Role]) -> None:
+        for role in roles:
+            del self.held_tokens[role, seq][n_past:]
 
     def decode(
-        self,
-        tokens: list[int],
-        n_rows: int = 1,
-        *,
-        roles: Collection[Role] | None = None,
-        padding: Mapping[Role, int] | None = None,
-        abortable: bool = False,
+        self, feeds: Sequence[Feed], *, is_cancelled: Callable[[], bool] | None = None
     ) -> dict[Role, Row]:
-        assert self.active, "decode before start"
-        running = self.active if roles is None else self.active & frozenset(roles)
-        assert running, "decode of roles that are not active"
-        assert 0 < len(tokens) <= self.n_batch
-        assert 0 <= n_rows <= len(tokens)
-        self.calls.append(Decode(list(tokens), n_rows, abortable, running))
-        for role in running:
-            assert len(self.sequences[role]) + len(tokens) <= self.n_ctx, "the context is full"
-            self.sequences[role] += tokens
-            seconds = self.price(role, len(tokens) + (padding or {}).get(role, 0))
-            self.decode_seconds[role] += seconds
-            self.clock.now += seconds
-        if not n_rows:
-            return {}
-        return {role: self._rows(role, n_rows) for role in running}
+        assert 0 < sum(len(feed.tokens) for feed in feeds) <= max(self.n_batch, self.max_rows)
+        assert sum(feed.n_rows for feed in feeds) <= self.max_rows
+        assert len({feed.seq for feed in feeds}) == len(feeds), "a sequence twice in a batch"
+        self.on_decode()
+        if is_cancelled is not None and is_cancelled():
+            raise DecodeError("fake", 2)
+        self.calls.append([feed._replace(tokens=list(feed.tokens)) for feed in feeds])
+        self.abortable.append(is_cancelled is not None)
+        rows: dict[Role, list[Row]] = {}
+        for role in Role:
+            mine = [feed for feed in feeds if role in feed.roles]
+            for feed in mine:
+                held = self.held_tokens[role, feed.seq]
+                held += feed.tokens
+                assert len(held) <= self.n_ctx, "the context is full"
+                ends = range(len(held) - feed.n_rows + 1, len(held) + 1)
+                rows.setdefault(role, []).extend(self.script(role, held[:end]) for end in ends)
+            if mine:
+                seconds = self.price(role, sum(len(feed.tokens) for feed in mine))
+                self.decode_seconds[role] += seconds
+                self.clock += seconds
+        return {role: np.stack(found) for role, found in rows.items() if found}
 
-    def _rows(self, role: Role, n_rows: int) -> Row:
-        read = self.sequences[role]
-        ends = range(len(read) - n_rows + 1, len(read) + 1)
-        return np.stack([self.script(role, read[:end]) for end in ends])
+    def in_step(self, seq: int, roles: Collection[Role]) -> list[int]:
+        """What all these roles have read."""
+        first, *others = (self.held_tokens[role, seq] for role in roles)
+        assert all(other == first for other in others), "roles are out of step"
+        return first
 
 
 @dataclass

@@ -26,9 +26,11 @@ if TYPE_CHECKING:
         WeightChoice,
     )
     from trimix_edge.decoding.chat import Message
-    from trimix_edge.decoding.generation import Generation, GenerationChunk, GenerationOptions
+    from trimix_edge.decoding.options import GenerationOptions
+    from trimix_edge.decoding.run import Generation, GenerationChunk, Run
     from trimix_edge.decoding.scoring import Score, TokenScores
     from trimix_edge.decoding.sequence import DraftCounts, FinishReason, Timings
+    from trimix_edge.decoding.stream import Stream
     from trimix_edge.errors import TriMixError
     from trimix_edge.llama import BackendInfo, backend_info
     from trimix_edge.trimix import TriMix
@@ -50,8 +52,10 @@ __all__ = [
     "Plausibility",
     "Role",
     "RuleChoice",
+    "Run",
     "SamplingParams",
     "Score",
+    "Stream",
     "Timings",
     "TokenScores",
     "TriMix",
@@ -74,11 +78,13 @@ _HOMES = {
         "WeightChoice",
     ),
     "errors": ("TriMixError",),
-    "decoding.generation": ("Generation", "GenerationChunk", "GenerationOptions"),
+    "decoding.options": ("GenerationOptions",),
+    "decoding.run": ("Generation", "GenerationChunk", "Run"),
     "llama": ("BackendInfo", "backend_info"),
     "trios.manifest": ("TrioManifest",),
     "decoding.scoring": ("Score", "TokenScores"),
     "decoding.sequence": ("DraftCounts", "FinishReason", "Timings"),
+    "decoding.stream": ("Stream",),
     "trimix": ("TriMix",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -28,19 +28,6 @@ class Role(str, Enum):
     def __str__(self) -> str:
         return self.value
 
-    @classmethod
-    def parse(cls, text: str) -> Role:
-        """The role of that name; dashes and underscores are the same.
-
-        Raises:
-            UsageError: there is no such role.
-        """
-        try:
-            return cls(text.strip().replace("-", "_"))
-        except ValueError:
-            names = ", ".join(cls)
-            raise UsageError(f"no role is called {text!r}: use one of {names}") from None
-
 
 @dataclass(frozen=True)
 class Adapter:
@@ -62,16 +49,6 @@ def check_normalizer(name: str) -> str:
     if name and name not in NORMAL_FORMS:
         raise UsageError(f"normalizer is {name[:40]!r}: it must be {', '.join(NORMAL_FORMS)} or ''")
     return name
-
-
-def _finite(text: str, what: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise UsageError(f"{what}: {text.strip()!r} is not a number")
-    return value
 
 
 @dataclass(frozen=True)
@@ -111,20 +88,6 @@ class FusionWeights:
         """All the weight on one model."""
         return cls(float(role is Role.LARGE_INS), float(role is Role.SMALL_CPT))
 
-    @classmethod
-    def parse(cls, text: str) -> FusionWeights:
-        """Read ``LARGE_INS,SMALL_CPT`` or all three weights, which must then add up to 1.
-
-        Raises:
-            UsageError: not two or three numbers, or three that do not add up to 1.
-        """
-        numbers = [_finite(part, "weights") for part in text.split(",")]
-        if len(numbers) == 3 and not math.isclose(sum(numbers), 1.0, abs_tol=1e-6):
-            raise UsageError(f"weights: {text} adds up to {sum(numbers):g}, not to 1")
-        if len(numbers) not in (2, 3):
-            raise UsageError(f"weights: {text!r} is not LARGE_INS,SMALL_CPT, as in 0.1,0.9")
-        return cls(numbers[0], numbers[1])
-
     def __str__(self) -> str:
         return f"({self.large_ins:g}, {self.small_cpt:g}, {self.small_base:g})"
 
@@ -150,18 +113,7 @@ Weights = FusionWeights | WeightChoice
 """A pair for all prompts, or how one is chosen for each."""
 
 
-def parse_weights(text: str) -> Weights:
-    """Read ``auto``, ``entropy`` or numbers as in :meth:`FusionWeights.parse`.
-
-    Raises:
-        UsageError: none of them.
-    """
-    word = text.strip()
-    if word in tuple(WeightChoice):
-        return WeightChoice(word)
-    if word.isidentifier():
-        raise UsageError(f"weights: {word!r} is neither auto nor entropy nor numbers as in 0.1,0.9")
-    return FusionWeights.parse(text)
+RULE_NAMES = "trimix, proxy, average, saf, saf:HOST, single:ROLE"
 
 
 @dataclass(frozen=True)
@@ -171,34 +123,23 @@ class RuleChoice:
     Attributes:
         name: ``trimix``, ``proxy`` (Proxy Tuning), ``average`` (of large_ins and small_cpt),
             ``saf`` (SAF-W) or ``single``.
-        role: the model of ``single``, or the host of ``saf``, large_ins or small_cpt.
+        role: the model of ``single``, or the host of ``saf``: ``large_ins``, or ``small_cpt``, the
+            default. The host proposes, the scorer endorses; ``small_cpt`` was the better host of
+            the embedded trio, and ``fit --rule saf`` finds the better one on a text.
     """
 
     name: str = "trimix"
     role: Role | None = None
 
-    NAMES: ClassVar[str] = "trimix, proxy, average, saf, saf:HOST, single:ROLE"
-
     def __post_init__(self) -> None:
+        if self.name == "saf" and self.role is None:
+            object.__setattr__(self, "role", Role.SMALL_CPT)
         if self.name not in ("trimix", "proxy", "average", "saf", "single"):
-            raise UsageError(f"rule: {self.name!r} is not one of {self.NAMES}")
+            raise UsageError(f"rule: {self.name!r} is not one of {RULE_NAMES}")
         if self.name != "saf" and (self.name == "single") != (self.role is not None):
-            raise UsageError(f"rule: {self.name} has {self.role or 'no role'}: {self.NAMES}")
+            raise UsageError(f"rule: {self.name} has {self.role or 'no role'}: {RULE_NAMES}")
         if self.name == "saf" and self.role is Role.SMALL_BASE:
             raise UsageError("rule: the host of saf is large_ins or small_cpt")
-
-    @classmethod
-    def parse(cls, text: str) -> RuleChoice:
-        """Read a name, and a role after a colon where the rule takes one.
-
-        Raises:
-            UsageError: no such rule, or a role that it does not take.
-        """
-        name, colon, role = text.strip().partition(":")
-        # The model that is weaker alone is usually the better host of SAF-W: in a low-resource
-        # language that is the large one.
-        default = Role.LARGE_INS if name == "saf" else None
-        return cls(name, Role.parse(role) if colon else default)
 
     @property
     def weights(self) -> FusionWeights | None:
@@ -212,7 +153,7 @@ class RuleChoice:
     def refuse_weights(self) -> None:
         """Raise UsageError unless weights may be given beside the rule."""
         if self.name != "trimix":
-            raise UsageError(f"rule {self} sets its weights itself: leave --weights away")
+            raise UsageError(f"rule {self} sets its weights itself: give no weights beside it")
 
     def __str__(self) -> str:
         return f"{self.name}:{self.role}" if self.role else self.name
@@ -231,18 +172,6 @@ class Plausibility:
     def __post_init__(self) -> None:
         if not 0.0 < self.alpha <= 1.0:
             raise UsageError(f"plausibility: alpha is {self.alpha:g}, it must be in (0, 1]")
-
-    @classmethod
-    def parse(cls, text: str) -> Plausibility:
-        """Read ``ROLE:ALPHA``, as in ``small_cpt:0.1``.
-
-        Raises:
-            UsageError: not of that form.
-        """
-        role, colon, alpha = text.partition(":")
-        if not colon:
-            raise UsageError(f"plausibility: {text!r} is not ROLE:ALPHA, as in small_cpt:0.1")
-        return cls(Role.parse(role), _finite(alpha, "plausibility"))
 
     def __str__(self) -> str:
         return f"{self.role}:{self.alpha:g}"
@@ -277,6 +206,7 @@ class SamplingParams:
     mirostat_eta: float = 0.1
     grammar: str | None = None
     seed: int | None = None
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
 
     _RANGES: ClassVar[Mapping[str, tuple[float, float]]] = {
         "temperature": (0.0, 100.0),
@@ -304,9 +234,16 @@ class SamplingParams:
     def __post_init__(self) -> None:
         for name, (low, high) in self._RANGES.items():
             value = getattr(self, name)
-            if value is not None and not low <= value <= high:
-                option = name.replace("_", "-")
-                raise UsageError(f"{option} is {value:g}, it must be from {low:g} to {high:g}")
+            is_whole = name == "seed" or isinstance(getattr(type(self), name), int)
+            if value is None and name == "seed":
+                continue
+            if isinstance(value, bool) or not isinstance(value, int if is_whole else (int, float)):
+                raise UsageError(f"{name} is {value!r}, it must be a number")
+            if not low <= value <= high:
+                raise UsageError(f"{name} is {value}, it must be from {low:.10g} to {high:.10g}")
+        for token, bias in self.logit_bias.items():
+            if not isinstance(token, int) or token < 0 or math.isnan(bias):
+                raise UsageError(f"logit_bias: {token!r}: {bias!r} is not a token id and a number")
 
     @property
     def is_bare_argmax(self) -> bool:
@@ -316,6 +253,7 @@ class SamplingParams:
             and self.mirostat == 0
             and self.grammar is None
             and self.dry_multiplier == 0.0
+            and not self.logit_bias
             and (
                 self.repeat_last_n == 0
                 or (self.repeat_penalty, self.frequency_penalty, self.presence_penalty) == (1, 0, 0)
@@ -329,39 +267,32 @@ MAX_DRAFT = 31
 
 @dataclass(frozen=True)
 class Draft:
-    """How many tokens are drafted and then verified in one batch; what is emitted stays the same.
+    """How many tokens are drafted and then verified in one batch.
 
     Attributes:
-        n_tokens: None for as many as pay off on this machine, 0 for none.
+        n_tokens: None for the number that turns out to be the fastest here, 0 for none.
+        p_min: ``small_cpt`` stops drafting where its likeliest token is less probable.
+        ngrams: look the end of the text up in the text before, and draft what followed there.
     """
 
     n_tokens: int | None = None
+    p_min: float = 0.5
+    ngrams: bool = True
 
     def __post_init__(self) -> None:
+        if not 0.0 <= self.p_min <= 1.0:
+            raise UsageError(f"draft p_min is {self.p_min:g}, it must be from 0 to 1")
         if self.n_tokens is not None and not 0 <= self.n_tokens <= MAX_DRAFT:
             raise UsageError(
                 f"draft is {self.n_tokens}, it must be from 0 to {MAX_DRAFT}, auto or off"
             )
 
-    @classmethod
-    def parse(cls, text: str) -> Draft:
-        """Read ``auto``, ``off`` or a number.
-
-        Raises:
-            UsageError: it is none of them, or out of range.
-        """
-        if text in ("auto", "off"):
-            return cls(None if text == "auto" else 0)
-        try:
-            return cls(int(text))
-        except ValueError as error:
-            if isinstance(error, UsageError):
-                raise
-            raise UsageError(f"draft: {text!r} is not auto, off or a number of tokens") from None
-
     def __str__(self) -> str:
         return "auto" if self.n_tokens is None else str(self.n_tokens or "off")
 
+
+MAX_PARALLEL = 64
+"""Sequences at once: each may ask for a row of logits in the same batch."""
 
 KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 
@@ -371,7 +302,8 @@ class ContextParams:
     """How the three llama.cpp contexts are made.
 
     Attributes:
-        n_ctx: tokens a context holds; 0 for what the models were trained on, at most 4,096.
+        n_ctx: tokens a sequence may hold; 0 for what the models were trained on, at most 4,096.
+        n_parallel: sequences that may run at once; each has room for ``n_ctx`` tokens.
         n_batch: tokens of a prompt that are evaluated at once; 0 for 512 on a GPU, 128 on a CPU,
             where more are hardly faster and progress would be slow to show.
         n_threads: CPU threads; 0 for one a physical core.
@@ -384,32 +316,18 @@ class ContextParams:
     n_threads: int = 0
     gpu_layers: Mapping[Role, int] = field(default_factory=dict)
     kv_type: str = "f16"
+    n_parallel: int = 1
 
     def __post_init__(self) -> None:
-        for name, low, high in (("n_ctx", 0, 2**31 - 1), ("n_batch", 0, 2**20)):
+        limits = (
+            ("n_ctx", 0, 2**31 - 1),
+            ("n_batch", 0, 2**20),
+            ("n_parallel", 1, MAX_PARALLEL),
+        )
+        for name, low, high in limits:
             if not low <= getattr(self, name) <= high:
-                option = name.removeprefix("n_")
-                raise UsageError(f"{option} is {getattr(self, name)}, from {low} to {high} is fine")
+                raise UsageError(f"{name} is {getattr(self, name)}, from {low} to {high} is fine")
         if not 0 <= self.n_threads <= 1024:
-            raise UsageError(f"threads is {self.n_threads}, it must be from 0 to 1024")
+            raise UsageError(f"n_threads is {self.n_threads}, it must be from 0 to 1024")
         if self.kv_type not in KV_TYPES:
-            raise UsageError(f"kv-type {self.kv_type!r} is not one of {', '.join(KV_TYPES)}")
-
-    @staticmethod
-    def parse_gpu_layers(texts: list[str]) -> dict[Role, int]:
-        """Read ``N`` for all roles, or ``ROLE=N`` for one; later ones win.
-
-        Raises:
-            UsageError: not of that form.
-        """
-        layers: dict[Role, int] = {}
-        for text in texts:
-            name, equals, number = text.rpartition("=")
-            try:
-                count = int(number)
-            except ValueError:
-                raise UsageError(f"gpu-layers: {text!r} is not N or ROLE=N") from None
-            if not -1 <= count < 2**31:
-                raise UsageError(f"gpu-layers is {count}: -1 is all layers, 0 is none")
-            layers.update(dict.fromkeys([Role.parse(name)] if equals else Role, count))
-        return layers
+            raise UsageError(f"kv_type {self.kv_type!r} is not one of {', '.join(KV_TYPES)}")

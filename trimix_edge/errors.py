@@ -7,6 +7,7 @@ TriMixError
 ├── VocabMismatchError      the models do not share a tokenizer
 ├── ConversionError         a checkpoint can't become a GGUF file
 ├── QuantizeError           llama.cpp can't quantise a file
+├── ImatrixError            an importance matrix can't be made, read or used
 ├── EvaluationError         benchmark data, prompt templates or results cannot be used
 ├── HubError                the Hugging Face Hub lacks or refuses something, or is out of reach
 ├── TargetError             a file can't be written where it should be
@@ -63,6 +64,10 @@ class ConversionError(TriMixError):
 
 class QuantizeError(TriMixError):
     """llama.cpp can't quantise a file."""
+
+
+class ImatrixError(TriMixError):
+    """An importance matrix can't be made, can't be read, or is of another model."""
 
 
 class EvaluationError(TriMixError):

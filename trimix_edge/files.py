@@ -15,6 +15,7 @@ import platformdirs
 
 from trimix_edge.errors import DiskSpaceError, TargetError
 
+_OTHER_FORMATS = frozenset({".safetensors", ".bin", ".pt", ".pth", ".onnx"})
 _HEAD, _SAMPLES, _SAMPLE = 1 << 16, 256, 1 << 12
 
 
@@ -25,8 +26,13 @@ def check_target(target: Path, *, overwrite: bool) -> None:
 
     Raises:
         TargetError: it exists, is no regular file, or its folder does not exist or may not be
-            written.
+            written; or its name is that of another format, which other programs would believe.
     """
+    if target.suffix.lower() in _OTHER_FORMATS:
+        raise TargetError(
+            f"{target}: {target.suffix} is the name of another format: choose another name, "
+            "for a model one that ends in .gguf"
+        )
     real = _real(target)
     if real.is_dir():
         raise TargetError(f"{target} is a folder: name a file")

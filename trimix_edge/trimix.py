@@ -2,44 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import cast
 
-from trimix_edge.config import (
-    ContextParams,
-    Draft,
-    Plausibility,
-    Role,
-    RuleChoice,
-    Weights,
-)
+from trimix_edge import values
+from trimix_edge.config import ContextParams, FusionWeights, Role, RuleChoice, WeightChoice
 from trimix_edge.decoding import prompt_cache
-from trimix_edge.decoding.batch_costs import BatchCosts, CostFile, CostProgress, measure
-from trimix_edge.decoding.chat import Message, tokenize_chat
-from trimix_edge.decoding.experience import Experience
-from trimix_edge.decoding.generation import Generation, GenerationChunk, GenerationOptions, Run
+from trimix_edge.decoding.chat import Message
+from trimix_edge.decoding.engine import Engine
+from trimix_edge.decoding.keywords import takes
+from trimix_edge.decoding.loop import EngineLoop
+from trimix_edge.decoding.options import GenerationOptions
+from trimix_edge.decoding.prepare import Preparation, Prompt
+from trimix_edge.decoding.run import Generation, GenerationChunk, Run
 from trimix_edge.decoding.scoring import Score, ScoreProgress, score_tokens
+from trimix_edge.decoding.stream import Stream
 from trimix_edge.decoding.trio import LoadProgress, Trio
 from trimix_edge.errors import UsageError
 from trimix_edge.fusion.by_prompt import DynamicFusion
 from trimix_edge.fusion.choose import make_rule, rule_roles
 from trimix_edge.fusion.rule import FusionRule
-from trimix_edge.llama import backend_info
+from trimix_edge.llama import Vocab, backend_info
 from trimix_edge.trios.manifest import TrioManifest
 
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-Prompt = str | Sequence[Message]
-"""A text that is continued, or a conversation that goes through the chat template."""
+WeightsLike = FusionWeights | WeightChoice | str | Iterable[float]
 
 
 class TriMix:
-    """A loaded trio. Use it as a context manager, from one thread at a time, and let a stream end
-    before the next call: a stream that was overtaken raises a :class:`UsageError`.
+    """A loaded trio. Use it as a context manager.
+
+    It may be used from several threads. Up to ``n_parallel`` generations run at once, in the same
+    batches; others wait for their turn.
 
     >>> with TriMix.load("dzongkha") as trimix:
     ...     for chunk in trimix.stream("Save the file."):
@@ -51,20 +47,24 @@ class TriMix:
         self.manifest = manifest
         self.rule = rule or RuleChoice()
         self.load_seconds = 0.0
-        self._costs = BatchCosts()
-        self._experiences: dict[frozenset[Role], Experience] = {}
+        self._preparation = Preparation(trio, manifest, self.rule)
+        self.engine = Engine(trio, trio.vocab.is_end, trio.n_vocab)
+        self._loop = EngineLoop(self.engine)
 
     @classmethod
     def load(
         cls,
         trio: str | Path | None = None,
         *,
-        models: Mapping[Role, str | Path] | None = None,
-        weights: Weights | None = None,
-        rule: RuleChoice | None = None,
-        plausibility: Plausibility | None = None,
-        context: ContextParams | None = None,
-        roles: Collection[Role] = (),
+        models: Mapping[Role, Path] | Mapping[Role, str] | Mapping[str, str] | None = None,
+        weights: WeightsLike | None = None,
+        rule: RuleChoice | str | None = None,
+        plausibility: object | None = None,
+        context: ContextParams | Mapping[str, object] | None = None,
+        n_ctx: int | None = None,
+        n_parallel: int | None = None,
+        n_threads: int | None = None,
+        roles: Collection[Role | str] = (),
         on_progress: LoadProgress | None = None,
     ) -> TriMix:
         """Load what the weights need.
@@ -74,7 +74,10 @@ class TriMix:
             models: GGUF files by role, instead of the manifest's or of a manifest.
             weights, plausibility: instead of the manifest's.
             rule: instead of TriMix; later calls follow it too unless they name another.
-            context: instead of the manifest's.
+            context: laid over the manifest's.
+            n_ctx: tokens that each sequence may hold.
+            n_parallel: generations that may run at once.
+            n_threads: CPU threads.
             roles: load these too, for later calls with other weights.
             on_progress: called with a role and the loaded part of its file.
 
@@ -82,47 +85,108 @@ class TriMix:
             TriMixError: one of its kinds; see :mod:`trimix_edge.errors`.
         """
         start = perf_counter()
-        files = {Role.parse(role): Path(path) for role, path in (models or {}).items()}
+        files = {values.role(role): Path(path) for role, path in (models or {}).items()}
+        chosen = RuleChoice() if rule is None else values.rule(rule)
+        if weights is not None:
+            chosen.refuse_weights()
         manifest = TrioManifest.find(trio, files)
+        mask = None if plausibility is None else values.plausibility(plausibility)  # type: ignore[arg-type]
         manifest = replace(
             manifest,
-            weights=weights or manifest.weights,
-            plausibility=plausibility or manifest.plausibility,
-            context=context or manifest.context,
+            weights=manifest.weights if weights is None else values.weights(weights),
+            plausibility=mask or manifest.plausibility,
+            context=values.overlay(
+                manifest.context,
+                context,
+                n_ctx=n_ctx,
+                n_parallel=n_parallel,
+                n_threads=n_threads,
+            ),
         )
-        rule = rule or RuleChoice()
         available = {*manifest.models, *manifest.adapters}
         needed = {
-            *roles,
-            *rule_roles(rule, manifest.weights, manifest.plausibility, available),
+            *map(values.role, roles),
+            *rule_roles(chosen, manifest.weights, manifest.plausibility, available),
         }
-        trio_loaded = Trio(
-            manifest.models, needed, manifest.context, on_progress, adapters=manifest.adapters
+        loaded = cls(
+            Trio(
+                manifest.models, needed, manifest.context, on_progress, adapters=manifest.adapters
+            ),
+            manifest,
+            chosen,
         )
-        loaded = cls(trio_loaded, manifest, rule)
         loaded.load_seconds = perf_counter() - start
         return loaded
 
-    def tokenize(self, prompt: Prompt, *, chat: bool | None = None) -> list[int]:
-        """The token ids that a prompt becomes, the chat template applied where it is wanted.
+    @property
+    def n_ctx(self) -> int:
+        """Tokens that each sequence may hold."""
+        return self.trio.n_ctx
 
-        Args:
-            chat: send a text through the chat template, as one user turn; None for what the
-                manifest says. A conversation always goes through it.
+    @property
+    def n_parallel(self) -> int:
+        """Generations that may run at once."""
+        return self.trio.n_parallel
 
-        Raises:
-            PromptError, TemplateError, UsageError: see :func:`tokenize_chat`.
-        """
-        vocab = self.trio.vocab
-        if isinstance(prompt, str):
-            if not (self.manifest.chat if chat is None else chat):
-                return vocab.tokenize(prompt)
-            prompt = [{"role": "user", "content": prompt}]
-        return tokenize_chat(vocab, self.trio.lead.chat_template, prompt)
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """The loaded roles."""
+        return self.trio.roles
 
-    def stream(
-        self, prompt: Prompt, **options: Unpack[GenerationOptions]
-    ) -> Iterator[GenerationChunk]:
+    @property
+    def vocab(self) -> Vocab:
+        """The vocabulary that texts go through."""
+        return self.trio.vocab
+
+    @property
+    def chat_template(self) -> str | None:
+        """That of ``large_ins``."""
+        return self.trio.lead.chat_template
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no generation is waiting or running."""
+        return self._loop.is_idle
+
+    def render(self, messages: Sequence[Message], **variables: object) -> str:
+        """A conversation as the chat template of ``large_ins`` writes it."""
+        return self._preparation.render(messages, **variables)
+
+    def tokenize(
+        self,
+        prompt: Prompt,
+        *,
+        chat: bool | None = None,
+        parse_special: bool = True,
+        template_kwargs: Mapping[str, object] | None = None,
+    ) -> list[int]:
+        """The token ids that a prompt becomes; see :meth:`Preparation.tokenize`."""
+        return self._preparation.tokenize(
+            prompt, chat=chat, parse_special=parse_special, template_kwargs=template_kwargs
+        )
+
+    def token_bytes(self, token: int) -> bytes:
+        """What a token stands for, often a part of a character; control tokens are empty."""
+        return self.trio.vocab.token_bytes(token)
+
+    def _prepare(self, prompt: Prompt, options: GenerationOptions) -> Run:
+        run = self._preparation.run(prompt, options)
+        self.engine.check(run.prompt_token_ids)
+        return run
+
+    @takes(GenerationOptions)
+    def submit(self, prompt: Prompt, options: GenerationOptions) -> Run:
+        """Queue a generation, for :meth:`step`; arguments as in :meth:`stream`."""
+        run = self._prepare(prompt, options)
+        self._loop.add(run)
+        return run
+
+    def step(self) -> list[tuple[Run, GenerationChunk]]:
+        """One step of all generations: for a server, which calls this from a thread of its own."""
+        return self._loop.step()
+
+    @takes(GenerationOptions)
+    def stream(self, prompt: Prompt, options: GenerationOptions) -> Stream:
         """Continue a prompt, a chunk a token.
 
         Args:
@@ -132,46 +196,55 @@ class TriMix:
         Raises:
             TriMixError: one of its kinds; see :mod:`trimix_edge.errors`.
         """
-        return self._run(prompt, options).stream()
+        return Stream(self._loop, self._prepare(prompt, options))
 
-    def generate(self, prompt: Prompt, **options: Unpack[GenerationOptions]) -> Generation:
-        """Continue a prompt to its end; arguments as in :meth:`stream`."""
-        run = self._run(prompt, options)
-        text = "".join(chunk.text for chunk in run.stream())
-        return run.result(text)
+    @takes(GenerationOptions)
+    def batch_stream(
+        self, prompts: Sequence[Prompt], options: GenerationOptions
+    ) -> Iterator[tuple[int, GenerationChunk]]:
+        """Continue several prompts at once: the index of a prompt, and its next chunk."""
+        runs = [self._prepare(prompt, options) for prompt in prompts]
+        return self._loop.follow(runs)
 
-    def chat(self, messages: Sequence[Message], **options: Unpack[GenerationOptions]) -> Generation:
+    @takes(GenerationOptions)
+    def generate(self, prompt: Prompt, options: GenerationOptions) -> Generation:
+        """Continue a prompt to its end; arguments as in :meth:`stream`. For a list of prompts the
+        result is a list: see :meth:`generate_all`."""
+        if not isinstance(prompt, str) and isinstance(prompt, Sequence) and prompt:
+            first = prompt[0]
+            if isinstance(first, str) or (isinstance(first, Sequence) and first):
+                many = [self._prepare(cast("Prompt", one), options) for one in prompt]
+                return cast("Generation", self._loop.run_all(many))
+        return self._loop.run_all([self._prepare(prompt, options)])[0]
+
+    @takes(GenerationOptions)
+    def generate_all(
+        self, prompts: Sequence[Prompt], options: GenerationOptions
+    ) -> list[Generation]:
+        """Continue several prompts, up to ``n_parallel`` of them at once."""
+        return self._loop.run_all([self._prepare(prompt, options) for prompt in prompts])
+
+    @takes(GenerationOptions)
+    def chat(self, messages: Sequence[Message], options: GenerationOptions) -> Generation:
         """The assistant's next turn in a conversation; arguments as in :meth:`stream`."""
-        return self.generate(messages, **options)
+        return self._loop.run_all([self._prepare(messages, options)])[0]
 
     def fusion_rule(
         self,
-        rule: RuleChoice | None = None,
-        weights: Weights | None = None,
-        plausibility: Plausibility | None = None,
+        rule: RuleChoice | str | None = None,
+        weights: WeightsLike | None = None,
+        plausibility: object | None = None,
     ) -> FusionRule:
-        """The rule object of one generation: what is None is as at loading.
-
-        Raises:
-            TrioConfigError: weights are chosen by prompt, and a role for that is not loaded.
-        """
-        if rule is None:  # weights alone mean TriMix
-            rule = self.rule if weights is None else RuleChoice()
-        return make_rule(
-            rule,
-            weights or self.manifest.weights,
-            self.trio.n_vocab,
-            plausibility or self.manifest.plausibility,
-            self.trio.roles,
-        )
+        """The rule object of one generation; see :meth:`Preparation.fusion_rule`."""
+        return self._preparation.fusion_rule(rule, weights, plausibility)
 
     def score(
         self,
         text: str,
         condition: Prompt | None = None,
         *,
-        weights: Weights | None = None,
-        rule: RuleChoice | None = None,
+        weights: WeightsLike | None = None,
+        rule: RuleChoice | str | None = None,
         roles: Collection[Role] | None = None,
         chat: bool | None = None,
         stride: int | None = None,
@@ -196,8 +269,10 @@ class TriMix:
             UsageError: the stride is out of range, or ``entropy`` has no condition to choose on.
         """
         fusion = make_rule(
-            rule or (self.rule if weights is None else RuleChoice()),
-            weights or self.manifest.weights,
+            RuleChoice()
+            if rule is None and weights is not None
+            else values.rule(rule or self.rule),
+            self.manifest.weights if weights is None else values.weights(weights),
             self.trio.n_vocab,
             None,
             self.trio.roles,
@@ -208,46 +283,31 @@ class TriMix:
                 "weights entropy are chosen on the first token after a prompt: give a condition"
             )
         tokens = self.trio.vocab.tokenize(text, add_special=not before, parse_special=False)
-        return score_tokens(
-            self.trio,
-            fusion,
-            before,
-            tokens,
-            len(text.encode()),
-            roles=self.trio.roles if roles is None else roles,
-            stride=stride,
-            on_progress=on_progress,
-        )
+        with self._loop.exclusive() as seq:
+            return score_tokens(
+                self.trio,
+                fusion,
+                before,
+                tokens,
+                len(text.encode()),
+                roles=self.trio.roles if roles is None else roles,
+                stride=stride,
+                on_progress=on_progress,
+                seq=seq,
+            )
 
-    def measure_batches(
-        self, on_progress: CostProgress | None = None, *, anew: bool = False
-    ) -> BatchCosts:
-        """What batches of tokens cost the loaded models here; of models that were measured before,
-        on this machine with these settings, it is known.
+    def forget(self, n_kept: int = 0) -> None:
+        """Forget what the models have read, but for the first ``n_kept`` tokens of each sequence:
+        what a generation computes then depends on nothing that was asked before.
 
-        Drafting needs it to know what pays off, and asks for it if nobody did. Measuring empties
-        the contexts.
-
-        Args:
-            on_progress: called with a role, the measured and all batch sizes.
-            anew: measure also what is known.
+        Raises:
+            UsageError: generations are running.
         """
-        if anew or not self._costs.seconds:
-            file = CostFile(self.trio.conditions)
-            fingerprints = self.trio.fingerprints
-            costs = None if anew else file.load(fingerprints)
-            if costs is None:
-                costs = measure(self.trio, self.trio.roles, on_progress)
-                file.save(costs, fingerprints)
-            self._costs = costs
-            for experience in self._experiences.values():
-                experience.costs = costs
-        return self._costs
-
-    def experience_of(self, roles: Collection[Role]) -> Experience:
-        """What was learned about drafting with these models: with others, a token takes another
-        time, and guesses are right another part of it."""
-        return self._experiences.setdefault(frozenset(roles), Experience(costs=self._costs))
+        if not self.is_idle:
+            raise UsageError("the models can't forget while generations run")
+        with self._loop.exclusive():
+            for seq in range(self.n_parallel):
+                self.trio.truncate(seq, n_kept, self.roles)
 
     def save_prompt_cache(self, path: str | Path) -> None:
         """Keep what the models have read, so that prompts that begin like it start at once.
@@ -255,7 +315,8 @@ class TriMix:
         Raises:
             TargetError, DiskSpaceError: see :func:`prompt_cache.save`.
         """
-        prompt_cache.save(Path(path), self.trio.contexts, self._cache_identity)
+        with self._loop.exclusive():
+            prompt_cache.save(Path(path), self.trio.contexts, self._cache_identity)
 
     def load_prompt_cache(self, path: str | Path) -> None:
         """Take up what :meth:`save_prompt_cache` has kept; of use to prompts that begin like it.
@@ -263,26 +324,12 @@ class TriMix:
         Raises:
             PromptCacheError: it can't be used. What the models had read may be forgotten.
             TargetError: it is no prompt cache.
+            UsageError: generations are running.
         """
-        if self.manifest.draft.n_tokens is None:
-            self.measure_batches()  # now: it needs empty contexts
-        self.trio.start(())  # so that a stream that has not ended notices
-        prompt_cache.load(Path(path), self.trio.contexts, self._cache_identity)
-
-    def _run(self, prompt: Prompt, options: GenerationOptions) -> Run:
-        known = GenerationOptions.__annotations__
-        for name in options.keys() - known.keys():
-            raise TypeError(f"{name!r} is no option of a generation: {', '.join(known)}")
-        rule = self.fusion_rule(
-            options.get("rule"), options.get("weights"), options.get("plausibility")
-        )
-        tokens = self.tokenize(prompt, chat=options.get("chat"))
-        return Run(self.trio, self.manifest, rule, tokens, options, self._experience_for)
-
-    def _experience_for(self, draft: Draft, roles: Collection[Role]) -> Experience:
-        if draft.n_tokens is None:
-            self.measure_batches()
-        return self.experience_of(roles)
+        if not self.is_idle:
+            raise UsageError("a prompt cache can't be loaded while generations run")
+        with self._loop.exclusive():
+            prompt_cache.load(Path(path), self.trio.contexts, self._cache_identity)
 
     @property
     def _cache_identity(self) -> dict[str, object]:
@@ -295,7 +342,8 @@ class TriMix:
         }
 
     def close(self) -> None:
-        """Free the models; safe to call again."""
+        """End all generations and free the models; safe to call again."""
+        self._loop.end_all()
         self.trio.close()
 
     def __enter__(self) -> TriMix:

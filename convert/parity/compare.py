@@ -141,8 +141,13 @@ def tensors(ours: GGUFReader, theirs: GGUFReader) -> list[str]:
 
 def metadata(ours: GGUFReader, theirs: GGUFReader) -> list[str]:
     """Differences between the metadata of two files: names, GGUF types and values."""
+    # Keys of this project say what GGUF has no words for; no other converter writes them.
     a, b = (
-        {name: field for name, field in reader.fields.items() if not name.startswith("GGUF.")}
+        {
+            name: field
+            for name, field in reader.fields.items()
+            if not name.startswith(("GGUF.", "trimix."))
+        }
         for reader in (ours, theirs)
     )
     found = []

@@ -11,8 +11,10 @@ from typing import Any
 
 from .config import Config
 from .errors import TokenizerError
+from .normalizer import read_normalizer
 from .special_tokens import read_special_tokens
-from .vocab import TokenizerFiles, Vocabulary, place_tokens
+from .tokenizer_files import TokenizerFiles
+from .vocab import Vocabulary, place_tokens
 
 # Published regular expressions -> names in llama.cpp's llama-vocab.cpp.
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -35,28 +37,24 @@ def read(files: TokenizerFiles, config: Config, pre: str | None) -> Vocabulary:
     added = files.added_tokens()
     n_vocab = config.integer("vocab_size")
     tokens, types = place_tokens(files, model["vocab"], added, n_vocab)
-    special = read_special_tokens(files, config, tokens, added)
+    special = read_special_tokens(files, config, tokens, types, added)
     # What is not said here llama.cpp assumes: for `bos` and `eos` the id 11, an ordinary token,
     # and for Llama 3's pre-tokenizer that encoding starts with `bos`.
     if "eos" not in special.ids:
         raise files.malformed("tokenizer_config.json", "no end of text, no 'eos_token', is named")
     special.ids.setdefault("bos", special.ids["eos"])
     special.adds.setdefault("bos", False)
-    vocabulary = Vocabulary(
+    normalizer, note = read_normalizer(files.tokenizer.get("normalizer"), spaces=False)
+    return Vocabulary(
         model="gpt2",
         pre=pre,
         tokens=tokens,
         types=types,
         special=special,
         merges=_merges(files, model),
+        normalizer=normalizer,
+        notes=[note] if note else [],
     )
-    normalizer = _normalizer_name(files.tokenizer.get("normalizer"))
-    if normalizer:
-        vocabulary.notes.append(
-            f"the tokenizer normalises text ({normalizer}), llama.cpp does not: "
-            "normalise prompts beforehand"
-        )
-    return vocabulary
 
 
 def recognise_pre_tokenizer(files: TokenizerFiles, model: dict[str, Any]) -> str:
@@ -123,13 +121,3 @@ def _merges(files: TokenizerFiles, model: dict[str, Any]) -> list[str]:
         else:
             raise files.malformed("tokenizer.json", f"merge {merge!r:.60} is not a pair")
     return lines
-
-
-def _normalizer_name(normalizer: Any) -> str:
-    """The kinds of a normalizer, joined; empty when there is none."""
-    if not isinstance(normalizer, dict):
-        return ""
-    if normalizer.get("type") == "Sequence":
-        inner = normalizer.get("normalizers") or []
-        return " + ".join(filter(None, map(_normalizer_name, inner)))
-    return str(normalizer.get("type") or "")

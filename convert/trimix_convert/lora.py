@@ -1,8 +1,8 @@
 """A PEFT LoRA adapter -> a GGUF adapter: two thin matrices for each adapted projection.
 
-llama.cpp adds `alpha / rank * B @ A` to a weight, with one alpha for the file. PEFT may scale
-each module its own way (rank and alpha patterns, rank-stabilised LoRA); what the one alpha
-can't say is multiplied into B.
+llama.cpp adds `alpha / rank * B @ A` to a weight, with one alpha for the file, and `B @ A` itself
+where that alpha is 0. PEFT may scale each module its own way (rank and alpha patterns,
+rank-stabilised LoRA, a scale of 0); what the one alpha can't say is multiplied into B.
 """
 
 from __future__ import annotations
@@ -17,15 +17,28 @@ from gguf import GGML_QUANT_VERSION, GGUFType, GGUFWriter
 
 from .arch import architecture_for
 from .arch.base import Transform
-from .checkpoint import Tensor, read_safetensors
 from .config import Config, read_json, require_folder
 from .encode import Block, as_float32, tensor_type
 from .errors import CheckpointError
 from .metadata import write_model_card
-from .output import Output, Progress, write_file
-from .pipeline import ConversionReport, check_outtype, guess_outtype
+from .output import Output, Progress, check_target_name, write_file
+from .pickles import read_pickle
+from .pipeline import ConversionReport, guess_outtype, parse_outtype
+from .safetensors import read_safetensors
+from .tensor import Tensor
 
 _PREFIX = "base_model.model."
+
+# PEFT's ways of choosing the first A and B (`init_lora_weights`). Some take what A and B start
+# with out of the base model's weights; the adapter then belongs to what is left of them.
+_KEEPS_BASE = frozenset({"gaussian", "orthogonal", "eva", "mica"})
+_ALTERS_BASE = ("pissa", "corda", "olora", "loftq", "lora_ga")
+# Variants of LoRA that compute something else than B @ A, or for some of the tokens only.
+_VARIANTS = (
+    *("use_dora", "use_qalora", "use_bdlora", "arrow_config", "kasa_config", "monteclora_config"),
+    *("alora_invocation_tokens", "layer_replication", "target_parameters"),
+    *("fan_in_fan_out", "lora_bias", "trainable_token_indices"),
+)
 
 
 @dataclass(frozen=True)
@@ -64,14 +77,17 @@ def convert_adapter(
     fully trained embeddings, which have to be merged into their base model first.
     """
     source, target = Path(source), Path(target)
-    check_outtype(outtype)
+    outtype = parse_outtype(outtype)
+    check_target_name(target, source)
     settings = AdapterSettings.load(source)
     architecture = architecture_for(Config.load(Path(base)))
     plans = architecture.tensors()
     pairs = _pairs(source)
     if outtype == "auto":
         outtype = guess_outtype(a for a, _ in pairs.values())
-    alpha: float | None = None
+    scales = {name: settings.scale(name) * settings.rank(name) for name in pairs}
+    # 0, and what float32 makes 0 of, would mean "no scale" to llama.cpp.
+    alpha = next((scale for scale in scales.values() if abs(scale) > 1e-30), 1.0)
     outputs: list[Output] = []
     for name, (a, b) in pairs.items():
         plan = plans.get(architecture.source_name(f"{name}.weight"))
@@ -87,8 +103,7 @@ def convert_adapter(
                 f"the adapter of {name!r} is {list(a.shape)} and {list(b.shape)}, rank {rank} on "
                 f"the base model calls for {[rank, n_in]} and {[n_out, rank]}"
             )
-        wanted = settings.scale(name) * rank
-        alpha = alpha or wanted
+        wanted = scales[name]
         scaled = plan.transform if wanted == alpha else Scale(wanted / alpha, plan.transform)
         for suffix, tensor, transform in (("lora_a", a, None), ("lora_b", b, scaled)):
             kind = tensor_type(plan.target, tensor.shape, outtype)
@@ -98,7 +113,7 @@ def convert_adapter(
     writer = GGUFWriter(None, architecture.name)
     writer.add_type(GGUFType.ADAPTER)
     writer.add_string("adapter.type", "lora")
-    writer.add_float32("adapter.lora.alpha", alpha or 0.0)
+    writer.add_float32("adapter.lora.alpha", alpha)
     note = write_model_card(writer, source, -n_parameters)
     writer.add_quantization_version(GGML_QUANT_VERSION)
     n_bytes = write_file(
@@ -133,7 +148,8 @@ class AdapterSettings:
                 f"{path}: the adapter replaces whole modules ({values['modules_to_save']!s:.80}): "
                 "merge it into its base model and convert that"
             )
-        for key in ("use_dora", "fan_in_fan_out", "lora_bias", "trainable_token_indices"):
+        self._refuse_altered_base(values.get("init_lora_weights"), path)
+        for key in _VARIANTS:
             if values.get(key):
                 raise CheckpointError(f"{path}: {key!r} is set, llama.cpp's adapters have no such")
         if values.get("bias", "none") != "none":
@@ -145,6 +161,23 @@ class AdapterSettings:
         require_folder(folder)
         path = folder / "adapter_config.json"
         return cls(read_json(path), path)
+
+    @staticmethod
+    def _refuse_altered_base(start: Any, path: Path) -> None:
+        """Raises CheckpointError unless A and B started without a change of the base weights."""
+        if start is None or isinstance(start, bool):
+            return
+        name = start.lower() if isinstance(start, str) else ""
+        if name in _KEEPS_BASE:
+            return
+        what = "is unknown here, and may have altered"
+        if name.startswith(_ALTERS_BASE):
+            what = "altered"
+        raise CheckpointError(
+            f"{path}: 'init_lora_weights' {str(start)[:40]!r} {what} the base model's weights when "
+            "training began: merge the adapter into that altered base and convert the result, or "
+            "save it with PEFT's path_initial_model_for_weight_conversion"
+        )
 
     def rank(self, module: str) -> int:
         """The rank of a module's pair of matrices."""
@@ -181,8 +214,6 @@ def _pairs(folder: Path) -> dict[str, tuple[Tensor, Tensor]]:
     if path.is_file():
         tensors = read_safetensors(path)
     elif (folder / "adapter_model.bin").is_file():
-        from .pickles import read_pickle
-
         tensors = read_pickle(folder / "adapter_model.bin")
     else:
         raise CheckpointError(f"no adapter_model.safetensors in {folder}")

@@ -14,15 +14,17 @@ import numpy as np
 from gguf import GGMLQuantizationType, GGUFWriter
 
 from .arch.base import Transform
-from .checkpoint import Tensor
 from .encode import Block, encode, is_finite, n_bytes
 from .errors import CheckpointError, TargetError
+from .tensor import Tensor
 
 #: `progress(done, total)`, both in bytes of tensor data.
 Progress = Callable[[int, int], None]
 
 # Blocks this large amortise the calls and still fit in a processor's cache.
 _BLOCK_BYTES = 1 << 20
+# Names of other formats: a GGUF file under one of them would be taken for what it is not.
+_OTHER_FORMATS = (".safetensors", ".pt", ".pth")
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,18 @@ def _replacing(target: Path, n_data_bytes: int, *, overwrite: bool) -> Iterator[
         raise TargetError(f"cannot write {target}: {error.strerror or error}") from None
     except (struct.error, OverflowError, UnicodeEncodeError) as error:
         raise CheckpointError(f"a value of the metadata does not fit GGUF: {error}") from None
+
+
+def check_target_name(target: Path, source: Path) -> None:
+    """Raises TargetError for a name of another format, and for a file of the checkpoint itself."""
+    if target.suffix.lower() in _OTHER_FORMATS:
+        raise TargetError(f"{target} would be a GGUF file: call it {target.stem}.gguf")
+    if (
+        target.suffix.lower() != ".gguf"
+        and target.is_file()
+        and target.parent.resolve() == source.resolve()
+    ):
+        raise TargetError(f"{target} is a file of the checkpoint: call the GGUF file another name")
 
 
 def _check_target(target: Path, n_data_bytes: int, overwrite: bool) -> None:

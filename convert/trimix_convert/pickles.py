@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .checkpoint import Tensor
 from .errors import CheckpointError, MissingDependencyError
+from .tensor import Tensor
 
 
 class TorchTensor(Tensor):

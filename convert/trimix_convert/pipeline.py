@@ -12,13 +12,14 @@ from gguf import GGML_QUANT_VERSION, GGMLQuantizationType, GGUFType, GGUFWriter
 
 from .arch import architecture_for
 from .arch.base import Architecture, TensorPlan
-from .checkpoint import Tensor, open_tensors
+from .checkpoint import open_tensors
 from .config import Config
 from .encode import FILE_TYPES, tensor_type
 from .errors import CheckpointError, ConversionError
 from .metadata import write_model_card
-from .output import Output, Progress, write_file
-from .vocab import read_vocabulary
+from .output import Output, Progress, check_target_name, write_file
+from .tensor import Tensor
+from .tokenizer import read_vocabulary
 
 
 @dataclass(frozen=True)
@@ -51,15 +52,16 @@ def convert_checkpoint(
 ) -> ConversionReport:
     """Convert the Hugging Face checkpoint in the folder `source` to the GGUF file `target`.
 
-    `outtype` is "f32", "f16", "bf16", "q8_0" or "auto": the type of the checkpoint's first
-    matrix, F16 if that is float32. `pre` overrules the recognised pre-tokenizer.
+    `outtype` is "f32", "f16", "bf16", "q8_0", in any case, or "auto": the type of the
+    checkpoint's first matrix, F16 if that is float32. `pre` overrules the recognised pre-tokenizer.
     `progress(done, total)` hears the bytes of weights written. `allow_nan` lets weights pass
     that are not finite. The target appears when it is complete, or not at all.
 
     Raises ConversionError: one line, what is wrong and what to do.
     """
     source, target = Path(source), Path(target)
-    check_outtype(outtype)
+    outtype = parse_outtype(outtype)
+    check_target_name(target, source)
     config = Config.load(source)
     architecture = architecture_for(config)
     tensors = open_tensors(source)
@@ -103,11 +105,16 @@ def convert_checkpoint(
     )
 
 
-def check_outtype(outtype: str) -> None:
-    """Raises ConversionError for a type nobody here can write."""
+def parse_outtype(text: str) -> str:
+    """An outtype as this package spells it, from llama.cpp's names in any case.
+
+    Raises ConversionError for a type nobody here can write.
+    """
+    outtype = text.strip().lower()
     if outtype != "auto" and outtype not in FILE_TYPES:
         known = ", ".join(["auto", *FILE_TYPES])
-        raise ConversionError(f"unknown outtype {outtype[:40]!r}: choose one of {known}")
+        raise ConversionError(f"unknown outtype {text[:40]!r}: choose one of {known}")
+    return outtype
 
 
 def guess_outtype(tensors: Iterable[Tensor]) -> str:

@@ -2,7 +2,9 @@
 
 The format (sentencepiece_model.proto): field 1 of the model repeats the pieces, each with its
 text (1), score (2) and type (3); field 2 is the trainer's specification, whose field 3 is the
-model type, 1 unigram and 2 BPE. SentencePiece itself is not needed to read that.
+model type, 1 unigram and 2 BPE; field 3 is the normaliser's, with a name (1), compiled rules (2),
+whether a space goes before a text (3) and whether extra spaces are removed (4), both true unless
+it says otherwise. SentencePiece itself is not needed to read that.
 """
 
 from __future__ import annotations
@@ -31,10 +33,16 @@ class Piece:
 
 @dataclass(frozen=True)
 class SentencePieceModel:
-    """The vocabulary of a tokenizer.model, in the order of its ids."""
+    """The vocabulary of a tokenizer.model, in the order of its ids, and how it treats text.
+
+    `normalization` is the name of its rules, `normalizes` whether they change any text.
+    """
 
     pieces: list[Piece]
     is_bpe: bool
+    normalization: str = ""
+    normalizes: bool = False
+    adds_space: bool = True
 
 
 def read_sentencepiece_model(path: Path) -> SentencePieceModel:
@@ -43,17 +51,28 @@ def read_sentencepiece_model(path: Path) -> SentencePieceModel:
     try:
         pieces: list[Piece] = []
         model_type = 1
+        normalizer: dict[int, int | float | bytes] = {}
         for number, value in _fields(message):
             if number == 1 and isinstance(value, bytes):
                 pieces.append(_piece(value))
             elif number == 2 and isinstance(value, bytes):
                 found = dict(_fields(value)).get(3, model_type)
                 model_type = found if isinstance(found, int) else model_type
+            elif number == 3 and isinstance(value, bytes):
+                normalizer = dict(_fields(value))
         if not pieces:
             raise ValueError("no pieces")
+        name = normalizer.get(1, b"")
+        normalization = name.decode("utf-8") if isinstance(name, bytes) else ""
     except (ValueError, IndexError, struct.error):  # also UnicodeDecodeError
         raise TokenizerError(f"{path} is damaged or no SentencePiece model") from None
-    return SentencePieceModel(pieces, model_type == _BPE)
+    return SentencePieceModel(
+        pieces,
+        model_type == _BPE,
+        normalization,
+        normalizes=bool(normalizer.get(2)) or bool(normalizer.get(4, bool(normalizer))),
+        adds_space=bool(normalizer.get(3, True)),
+    )
 
 
 def _piece(message: bytes) -> Piece:

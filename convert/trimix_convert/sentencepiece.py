@@ -14,9 +14,11 @@ from typing import Any
 from gguf import TokenType
 
 from .config import Config
+from .normalizer import read_normalizer
 from .protobuf import SentencePieceModel, read_sentencepiece_model
 from .special_tokens import read_special_tokens
-from .vocab import TokenizerFiles, Vocabulary, place_tokens
+from .tokenizer_files import TokenizerFiles
+from .vocab import Vocabulary, place_tokens
 
 _ADDED_SCORE = -1000.0  # these never merge; the values are those llama.cpp's converter writes
 _PAD_SCORE = -10000.0
@@ -34,10 +36,8 @@ def read(files: TokenizerFiles, config: Config) -> Vocabulary:
     """The vocabulary, from tokenizer.model where there is one. Raises TokenizerError."""
     n_vocab = config.integer("vocab_size")
     path = files.folder / "tokenizer.model"
-    if path.is_file():
-        own, types, scores = _from_model(files, read_sentencepiece_model(path))
-    else:
-        own, types, scores = _from_json(files)
+    model = read_sentencepiece_model(path) if path.is_file() else None
+    own, types, scores = _from_model(files, model) if model else _from_json(files)
     added = files.added_tokens()
     within = {token_id: token for token_id, token in added.items() if token_id < n_vocab}
     tokens, all_types = place_tokens(files, own, within, n_vocab)
@@ -50,14 +50,17 @@ def read(files: TokenizerFiles, config: Config) -> Vocabulary:
             tokens[token_id] = tokens[token_id].replace("▁", " ")
     for token_id in within:
         all_scores[token_id] = _ADDED_SCORE
+    normalizer, note = _normalizer(files, model)
     vocabulary = Vocabulary(
         model="llama",
         pre="default",
         tokens=tokens,
         types=all_types,
         scores=all_scores,
-        special=read_special_tokens(files, config, tokens, within),
-        add_space_prefix=_space_prefix(files),
+        special=read_special_tokens(files, config, tokens, all_types, within),
+        add_space_prefix=_space_prefix(files, model),
+        normalizer=normalizer,
+        notes=[note] if note else [],
     )
     beyond = len(added) - len(within)
     if beyond:
@@ -118,13 +121,27 @@ def _merged(files: TokenizerFiles, merge: Any) -> str:
     raise files.malformed("tokenizer.json", f"merge {merge!r:.60} is not a pair")
 
 
-def _space_prefix(files: TokenizerFiles) -> bool | None:
+def _normalizer(
+    files: TokenizerFiles, model: SentencePieceModel | None
+) -> tuple[str | None, str | None]:
+    """The Unicode form and a note: from tokenizer.json where there is one, as transformers does."""
+    if files.tokenizer or model is None:
+        return read_normalizer(files.tokenizer.get("normalizer"), spaces=True)
+    if not model.normalizes:
+        return None, None
+    return None, (
+        f"tokenizer.model normalises text ({model.normalization[:40] or 'rules of its own'}), "
+        "llama.cpp does not: normalise prompts beforehand"
+    )
+
+
+def _space_prefix(files: TokenizerFiles, model: SentencePieceModel | None) -> bool | None:
     """Whether text gets a space in front; None where nothing says so (llama.cpp's default: yes)."""
     flag = files.config.get("add_prefix_space")
     if isinstance(flag, bool):
         return flag
     if not files.tokenizer:
-        return None
+        return None if model is None or model.adds_space else False
     prepends = any(
         step.get("type") == "Prepend"
         or (step.get("type") == "Metaspace" and step.get("prepend_scheme", "always") != "never")

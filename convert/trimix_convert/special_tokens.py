@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from gguf import GGUFWriter
+from gguf import GGUFWriter, TokenType
 
-from .config import Config, read_json, read_text
+from .chat_template import ChatTemplate, read_chat_template
+from .config import Config, read_json
 from .errors import ConversionError
-
-if TYPE_CHECKING:
-    from .vocab import AddedToken, TokenizerFiles
-
-_KINDS = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+from .tokenizer_files import KINDS, AddedToken, TokenizerFiles, token_text
 
 # The texts that llama.cpp takes for ends of generation by itself (llama-vocab.cpp).
 _KNOWN_ENDS = frozenset(
@@ -32,7 +29,8 @@ class SpecialTokens:
 
     ids: dict[str, int] = field(default_factory=dict)
     adds: dict[str, bool] = field(default_factory=dict)
-    chat_template: str | list[dict[str, str]] | None = None
+    chat_template: ChatTemplate | None = None
+    notes: list[str] = field(default_factory=list)
 
     def write(self, writer: GGUFWriter) -> None:
         """Add the ids, flags and template to the writer, where GGUF has a key for them."""
@@ -52,22 +50,25 @@ def read_special_tokens(
     files: TokenizerFiles,
     config: Config,
     tokens: Sequence[str],
+    types: list[TokenType],
     added: Mapping[int, AddedToken],
 ) -> SpecialTokens:
-    """Special tokens of a checkpoint: tokenizer_config.json names them, config.json numbers them.
+    """Special tokens of a checkpoint: the tokenizer's files name them, config.json numbers them.
 
     Ends that only generation_config.json lists, and whose text llama.cpp would not recognise,
-    become GGUF's end-of-turn and end-of-message tokens.
+    become GGUF's end-of-turn and end-of-message tokens. A token of the vocabulary that the files
+    name as an end, or among further special tokens, becomes a control token in `types`.
     """
-    texts = {kind: _text(files.config.get(f"{kind}_token")) for kind in _KINDS}
-    special = SpecialTokens(chat_template=_chat_template(files))
+    texts = {kind: token_text(files.config.get(f"{kind}_token")) for kind in KINDS}
+    special = SpecialTokens(chat_template=read_chat_template(files))
     special.adds = _added_by_post_processor(files, texts)
-    by_text = {token.text: token.id for token in added.values()}
-    for kind in _KINDS:
+    by_text = {text: i for i, text in enumerate(tokens) if types[i] is not TokenType.UNUSED}
+    by_text |= {token.text: token.id for token in added.values()}
+    for kind in KINDS:
         flag = files.config.get(f"add_{kind}_token")
         if isinstance(flag, bool):
             special.adds.setdefault(kind, flag)
-        token_id = by_text.get(texts[kind])
+        token_id = by_text.get(texts[kind]) if texts[kind] else None
         if token_id is None:
             token_id = config.get(f"{kind}_token_id")
         if isinstance(token_id, list):  # several ends: the others are taken care of below
@@ -75,14 +76,11 @@ def read_special_tokens(
         if isinstance(token_id, int) and 0 <= token_id < len(tokens):
             special.ids[kind] = token_id
     _add_other_ends(special, files, config, tokens)
+    for text in files.named_ends() | files.named_lists():
+        token_id = by_text.get(text)
+        if token_id is not None and types[token_id] is TokenType.NORMAL:
+            types[token_id] = TokenType.CONTROL
     return special
-
-
-def _text(entry: Any) -> str:
-    """The text of a token entry, which is a string or an object with `content`."""
-    if isinstance(entry, dict):
-        entry = entry.get("content")
-    return entry if isinstance(entry, str) else ""
 
 
 def _added_by_post_processor(files: TokenizerFiles, texts: dict[str, str]) -> dict[str, bool]:
@@ -135,25 +133,11 @@ def _add_other_ends(
         and token_id != special.ids.get("eos")
         and tokens[token_id] not in _KNOWN_ENDS
     ]
+    unknown = list(dict.fromkeys(unknown))
     for kind, token_id in zip(("eot", "eom"), unknown, strict=False):
-        special.ids.setdefault(kind, token_id)
-
-
-def _chat_template(files: TokenizerFiles) -> str | list[dict[str, str]] | None:
-    """The template in tokenizer_config.json, else the one in chat_template.jinja or .json."""
-    template: Any = files.config.get("chat_template")
-    jinja, as_json = files.folder / "chat_template.jinja", files.folder / "chat_template.json"
-    if template is None and jinja.is_file():
-        template = read_text(jinja)
-    elif template is None and as_json.is_file():
-        template = read_json(as_json).get("chat_template")
-    if isinstance(template, list):
-        named = [
-            {"name": entry["name"], "template": entry["template"]}
-            for entry in template
-            if isinstance(entry, dict)
-            and isinstance(entry.get("name"), str)
-            and isinstance(entry.get("template"), str)
-        ]
-        return named or None
-    return template if isinstance(template, str) and template else None
+        special.ids[kind] = token_id
+    if len(unknown) > 2:
+        special.notes.append(
+            "left out: ends of generation beyond the three that GGUF has keys for: "
+            + ", ".join(repr(tokens[token_id][:40]) for token_id in unknown[2:7])
+        )

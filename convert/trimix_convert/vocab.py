@@ -1,26 +1,21 @@
-"""Tokenizer files of a checkpoint -> the vocabulary of a GGUF file.
-
-Two kinds: byte-level BPE (GGUF's "gpt2": Llama 3, Qwen, the embedded trio) and SentencePiece BPE
-with byte fallback (GGUF's "llama": Llama 2, Gemma).
-"""
+"""The vocabulary of a GGUF file: every token's text and type, and what goes with them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 from gguf import GGUFWriter, TokenType
 
-from .config import Config, read_json
 from .errors import TokenizerError
+from .normalizer import NORMALIZER_KEY
 from .special_tokens import SpecialTokens
+from .tokenizer_files import AddedToken, TokenizerFiles
 
 
 @dataclass
 class Vocabulary:
-    """What GGUF stores under `tokenizer.*`.
+    """What GGUF stores under `tokenizer.*`, and the tokenizer's normaliser under a key of ours.
 
     `tokens`, `types` and, for SentencePiece, `scores` have one entry for each row of the
     embedding; rows no token owns are "[PAD<id>]" of type UNUSED.
@@ -34,6 +29,7 @@ class Vocabulary:
     merges: Sequence[str] = ()
     scores: Sequence[float] = ()
     add_space_prefix: bool | None = None
+    normalizer: str | None = None
     notes: list[str] = field(default_factory=list)
 
     def check(self) -> None:
@@ -57,75 +53,9 @@ class Vocabulary:
             writer.add_token_merges(self.merges)
         if self.add_space_prefix is not None:
             writer.add_add_space_prefix(self.add_space_prefix)
+        if self.normalizer is not None:
+            writer.add_string(NORMALIZER_KEY, self.normalizer)
         self.special.write(writer)
-
-
-@dataclass(frozen=True)
-class AddedToken:
-    """A token from outside the model's own vocabulary, matched before any merging."""
-
-    id: int
-    text: str
-    special: bool
-
-    @property
-    def is_control(self) -> bool:
-        """Whether it steers rather than writes. Some checkpoints forget to say so (Gemma)."""
-        return (
-            self.special
-            or self.text in ("<pad>", "<mask>", "<2mass>", "[@BOS@]")
-            or (self.text.startswith("<|") and self.text.endswith("|>"))
-            or (self.text.startswith("<unused") and self.text.endswith(">"))
-        )
-
-
-class TokenizerFiles:
-    """The tokenizer files of one checkpoint, each parsed once."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.tokenizer = self._read("tokenizer.json")
-        self.config = self._read("tokenizer_config.json")
-
-    def _read(self, name: str) -> dict[str, Any]:
-        path = self.folder / name
-        return read_json(path) if path.is_file() else {}
-
-    def model(self) -> dict[str, Any]:
-        """The `model` of tokenizer.json, a BPE one. Raises TokenizerError."""
-        if not self.tokenizer:
-            raise TokenizerError(
-                f"no tokenizer in {self.folder}: expected tokenizer.json or tokenizer.model"
-            )
-        model = self.tokenizer.get("model")
-        if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict):
-            raise self.malformed("tokenizer.json", "no vocabulary in it")
-        if model.get("type", "BPE") != "BPE":
-            raise self.malformed("tokenizer.json", f"{model.get('type')!r:.40} is not BPE")
-        return model
-
-    def added_tokens(self) -> dict[int, AddedToken]:
-        """Added tokens by id: tokenizer.json's, then those only the smaller files know."""
-        found: dict[int, AddedToken] = {}
-        listed = self.tokenizer.get("added_tokens") or []
-        decoder = self.config.get("added_tokens_decoder") or {}
-        try:
-            entries = [(entry["id"], entry) for entry in listed]
-            entries += [(int(key), entry) for key, entry in decoder.items()]
-            legacy = self._read("added_tokens.json")
-            entries += [(token_id, {"content": text}) for text, token_id in legacy.items()]
-            for token_id, entry in entries:
-                text, special = entry["content"], bool(entry.get("special"))
-                if not isinstance(token_id, int) or not isinstance(text, str) or token_id < 0:
-                    raise ValueError
-                found.setdefault(token_id, AddedToken(token_id, text, special))
-        except (TypeError, KeyError, ValueError, AttributeError):
-            raise self.malformed("tokenizer.json", "an added token lacks id or content") from None
-        return found
-
-    def malformed(self, name: str, what: str) -> TokenizerError:
-        """The complaint about one of the files, ready to be raised."""
-        return TokenizerError(f"cannot use {self.folder / name}: {what}")
 
 
 def place_tokens(
@@ -159,23 +89,3 @@ def _beyond(files: TokenizerFiles, text: str, token_id: object, n_vocab: int) ->
     return files.malformed(
         "the tokenizer", f"token {text[:40]!r} has id {token_id}, the embedding {n_vocab} rows"
     )
-
-
-def read_vocabulary(folder: Path, config: Config, pre: str | None = None) -> Vocabulary:
-    """The vocabulary of the checkpoint in `folder`, one entry for each embedding row.
-
-    `pre` names llama.cpp's pre-tokenizer and overrules the recognition. Raises TokenizerError.
-    """
-    from . import bpe, sentencepiece  # both build on this module
-
-    files = TokenizerFiles(folder)
-    if sentencepiece.is_sentencepiece(files):
-        vocabulary = sentencepiece.read(files, config)
-        if pre is not None:
-            vocabulary.notes.append(
-                f"--pre {pre} is without effect: the tokenizer is SentencePiece"
-            )
-    else:
-        vocabulary = bpe.read(files, config, pre)
-    vocabulary.check()
-    return vocabulary

@@ -71,15 +71,15 @@ def teacher_force(trimix: TriMix, items: Sequence[Item], label: str) -> Referenc
     for n, item in enumerate(track(items, description=label)):
         prompt = trimix.tokenize(item.english, chat=True)
         reference = trio.vocab.tokenize(f" {item.dzongkha}", add_special=False)
-        trio.start(ROLES)
+        sequence = trio.sequence(ROLES)
         # The row after token i predicts token i + 1, so the last reference token is not decoded.
         tokens = [*prompt, *reference[:-1]]
         first = len(prompt) - 1
         if first:
-            trio.decode(tokens[:first], n_rows=0)
+            sequence.decode(tokens[:first], n_rows=0)
         for at in range(first, len(tokens), ROWS_AT_ONCE):
             piece = tokens[at : at + ROWS_AT_ONCE]
-            for role, logits in trio.decode(piece, n_rows=len(piece)).items():
+            for role, logits in sequence.decode(piece, n_rows=len(piece)).items():
                 rows[role].append(logits[:, : trio.n_vocab].copy())
         targets += reference
         item_of += [n] * len(reference)

@@ -30,7 +30,14 @@ def test_a_wide_terminal_gets_a_table() -> None:
     assert "[dim]x" in second
 
 
-@pytest.mark.parametrize("width", [20, 40, 50])
+def test_the_last_column_may_take_several_lines() -> None:
+    lines = shown(48).splitlines()
+    assert max(map(cell_len, lines)) <= 48
+    assert "qwen-research," in lines[1]
+    assert lines[2].split() == ["apache-2.0"]
+
+
+@pytest.mark.parametrize("width", [20, 40, 44])
 def test_a_narrow_one_gets_every_cell_whole(width: int) -> None:
     text = shown(width)
     assert "…" not in text

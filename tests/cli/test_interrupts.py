@@ -28,10 +28,10 @@ console.Bar.loading = loading
 """
 DURING_PROMPT = """
 real = LlamaContext._decode_abortably
-def decode(self):
+def decode(self, *arguments):
     LlamaContext._decode_abortably = real
     threading.Timer(0.02, interrupt).start()
-    return real(self)
+    return real(self, *arguments)
 LlamaContext._decode_abortably = decode
 """
 

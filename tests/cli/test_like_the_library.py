@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from trimix_edge import Message, Plausibility, SamplingParams, TriMix
+from trimix_edge import Message, SamplingParams, TriMix, values
 
 Run = Callable[..., Any]
 PROMPT = " save the file"
@@ -52,7 +52,7 @@ SAMPLED = SamplingParams(temperature=1.5, top_k=50, top_p=0.9, min_p=0.01, seed=
         ("", {}),
         ("--max-tokens 5", {"max_tokens": 5}),
         ("--greedy", {"sampling": SamplingParams()}),
-        ("--plausibility small-cpt:0.1", {"plausibility": Plausibility.parse("small_cpt:0.1")}),
+        ("--plausibility small-cpt:0.1", {"plausibility": values.plausibility("small_cpt:0.1")}),
         ("--temp 1.5 --top-k 50 --top-p .9 --min-p .01 --seed 9", {"sampling": SAMPLED}),
         ("--repeat-penalty 1.8", {"sampling": SamplingParams(repeat_penalty=1.8)}),
         ("--dry-multiplier 9", {"sampling": SamplingParams(dry_multiplier=9)}),

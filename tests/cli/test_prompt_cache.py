@@ -73,7 +73,7 @@ def test_the_length_of_the_draft_changes_no_token(run: Run, tiny: Path, draft: s
     plain = generate(run, tiny, PROMPT, "--draft", "off")
     found = generate(run, tiny, PROMPT, "--draft", draft)
     assert found["token_ids"] == plain["token_ids"]
-    assert plain["draft"] == {"rounds": 0, "drafted": 0, "accepted": 0, "looked_up": 0}
+    assert plain["draft"] == {"rounds": 0, "drafted": 0, "accepted": 0, "from_ngrams": 0}
     assert (found["draft"]["drafted"] > 0) or draft in ("off", "auto")
 
 

@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from trimix_edge import TriMix
-from trimix_edge.config import RuleChoice
+from trimix_edge import TriMix, values
 
 Run = Callable[..., Any]
 TEXT = " save the file and open the window རྫོང་ཁ"
@@ -82,7 +81,7 @@ def test_every_rule_generates_and_scores_what_the_library_does(
     run: Run, tiny: Path, text: Path, rule: str
 ) -> None:
     found = printed(run, "generate", tiny, TEXT, "--rule", rule)
-    with TriMix.load(tiny, rule=RuleChoice.parse(rule)) as trimix:
+    with TriMix.load(tiny, rule=values.rule(rule)) as trimix:
         assert found["token_ids"] == trimix.generate(TEXT).token_ids
         fused = trimix.score(TEXT).fused.logprobs.tolist()
     scored = printed(run, "score", tiny, text, "--rule", rule)

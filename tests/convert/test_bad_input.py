@@ -14,7 +14,6 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from trimix_convert import (
     CheckpointError,
-    ConversionError,
     TokenizerError,
     UnknownArchitectureError,
     convert_checkpoint,
@@ -333,10 +332,6 @@ def test_damaged_sentencepiece_model(
     folder = checkpoint("llama2")
     (folder / "tokenizer.model").write_bytes(data)
     refuse(folder, tmp_path / "m.gguf", TokenizerError, "tokenizer.model")
-
-
-def test_unknown_outtype(checkpoint: Any, tmp_path: Path, refuse: Any) -> None:
-    refuse(checkpoint("trio"), tmp_path / "m.gguf", ConversionError, "q3_x", "q8_0", outtype="q3_x")
 
 
 def test_weights_beyond_float16(checkpoint: Any, tmp_path: Path, refuse: Any) -> None:

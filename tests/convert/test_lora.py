@@ -47,6 +47,8 @@ def make_adapter(folder: Path, base: Path, **settings: Any) -> dict[str, npt.NDA
         {"use_rslora": True},
         {"rank_pattern": {"v_proj": 2}, "alpha_pattern": {"down_proj": 12, "v_proj": 1}},
         {"use_rslora": True, "rank_pattern": {"q_proj": 2}},
+        {"alpha_pattern": {"q_proj": 0}},
+        {"lora_alpha": 0, "alpha_pattern": {"down_proj": 16}},
     ],
 )
 @pytest.mark.parametrize("name", ["trio", "qwen3"])
@@ -69,9 +71,61 @@ def test_adapter_equals_merging(
     assert np.abs(adapted - expected).max() <= 1e-3 * expected.std()
 
 
+@pytest.mark.parametrize("outtype", ["f32", "f16", "q8_0"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"lora_alpha": 0},
+        {"lora_alpha": 0.0, "use_rslora": True},
+        {"lora_alpha": 1e-60},
+        {"alpha_pattern": {"q_proj": 0, "v_proj": 0, "down_proj": 0}},
+    ],
+)
+def test_a_scale_of_zero_changes_nothing(
+    settings: dict[str, Any], outtype: str, checkpoint: Any, golden: Any, load: Any, tmp_path: Path
+) -> None:
+    base = checkpoint("trio")
+    make_adapter(tmp_path / "peft", base, **settings)
+    convert_checkpoint(base, tmp_path / "base.gguf", outtype="f32")
+    convert_adapter(tmp_path / "peft", tmp_path / "adapter.gguf", base=base, outtype=outtype)
+    ids = golden("trio")["input_ids"]
+    plain = load(tmp_path / "base.gguf").logits(ids)
+    adapted = load(tmp_path / "base.gguf", tmp_path / "adapter.gguf").logits(ids)
+    np.testing.assert_array_equal(adapted, plain)
+
+
+@pytest.mark.parametrize(
+    "start",
+    ["pissa", "pissa_niter_16", "PiSSA", "corda", "olora", "OLoRA", "loftq", "lora_ga", "new", 3],
+)
+def test_an_adapter_of_an_altered_base_is_refused_by_name(
+    start: Any, checkpoint: Any, tmp_path: Path
+) -> None:
+    base = checkpoint("trio")
+    make_adapter(tmp_path / "peft", base, init_lora_weights=start)
+    with pytest.raises(CheckpointError, match=rf"'{start}'.*the base model's weights") as caught:
+        convert_adapter(tmp_path / "peft", tmp_path / "a.gguf", base=base)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "a.gguf").exists()
+
+
+@pytest.mark.parametrize("start", [True, False, None, "gaussian", "orthogonal", "eva", "mica"])
+def test_an_adapter_that_left_its_base_alone_converts(
+    start: Any, checkpoint: Any, tmp_path: Path
+) -> None:
+    base = checkpoint("trio")
+    make_adapter(tmp_path / "peft", base, init_lora_weights=start)
+    convert_adapter(tmp_path / "peft", tmp_path / "a.gguf", base=base)
+
+
 @pytest.mark.parametrize(
     ("settings", "word"),
     [
+        ({"use_qalora": True}, "use_qalora"),
+        ({"use_bdlora": {"nblocks": 2}}, "use_bdlora"),
+        ({"kasa_config": {"beta": 1}}, "kasa_config"),
+        ({"alora_invocation_tokens": [5]}, "alora_invocation_tokens"),
+        ({"layer_replication": [[0, 1], [0, 1]]}, "layer_replication"),
         ({"peft_type": "IA3"}, "IA3"),
         ({"modules_to_save": ["embed_tokens"]}, "merge"),
         ({"use_dora": True}, "use_dora"),

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from safetensors.numpy import load_file
-from trimix_convert import convert_checkpoint
+from trimix_convert import ConversionError, convert_checkpoint
 from trimix_convert.arch.base import InterleaveHalves
 from trimix_convert.encode import as_float32, encode, is_finite
 
@@ -47,6 +47,17 @@ def test_matrices_take_the_outtype_and_vectors_stay_float32(
     assert report.outtype == outtype
 
 
+@pytest.mark.parametrize("outtype", ["F32", "F16", "BF16", "Q8_0", "q8_0", "Bf16", " AUTO "])
+def test_names_of_types_are_llama_cpps_in_any_case(
+    outtype: str, checkpoint: Any, tmp_path: Path
+) -> None:
+    folder, plain = checkpoint("trio"), outtype.strip().lower()
+    report = convert_checkpoint(folder, tmp_path / "a.gguf", outtype=outtype)
+    convert_checkpoint(folder, tmp_path / "b.gguf", outtype=plain)
+    assert report.outtype == ("f16" if plain == "auto" else plain)
+    assert (tmp_path / "a.gguf").read_bytes() == (tmp_path / "b.gguf").read_bytes()
+
+
 @pytest.mark.parametrize(
     ("name", "outtype"), [("llama2", "f16"), ("llama3", "bf16"), ("trio", "f16")]
 )
@@ -54,6 +65,10 @@ def test_auto_follows_the_checkpoint(
     name: str, outtype: str, checkpoint: Any, tmp_path: Path
 ) -> None:
     assert convert_checkpoint(checkpoint(name), tmp_path / "m.gguf").outtype == outtype
+
+
+def test_unknown_outtype(checkpoint: Any, tmp_path: Path, refuse: Any) -> None:
+    refuse(checkpoint("trio"), tmp_path / "m.gguf", ConversionError, "q3_x", "q8_0", outtype="q3_x")
 
 
 def test_rows_q8_0_does_not_divide_fall_back_to_float16(checkpoint: Any, tmp_path: Path) -> None:

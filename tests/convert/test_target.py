@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trimix_convert import TargetError, convert_checkpoint, output
+from trimix_convert import TargetError, convert_adapter, convert_checkpoint, output
 
 
 def test_target_is_a_folder(checkpoint: Any, tmp_path: Path, refuse: Any) -> None:
@@ -68,3 +68,29 @@ def test_interrupt_leaves_nothing(checkpoint: Any, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         convert_checkpoint(folder, tmp_path / "m.gguf", progress=interrupt)
     assert [path.name for path in tmp_path.iterdir()] == ["trio"]
+
+
+@pytest.mark.parametrize("name", ["m.safetensors", "M.SafeTensors", "m.gguf.safetensors", "m.pt"])
+def test_names_of_other_formats_are_refused(
+    name: str, checkpoint: Any, tmp_path: Path, refuse: Any
+) -> None:
+    folder = checkpoint("trio")
+    refuse(folder, tmp_path / name, TargetError, name, ".gguf")
+    with pytest.raises(TargetError, match="gguf"):
+        convert_adapter(folder, tmp_path / name, base=folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "chat_template.jinja"])
+def test_a_file_of_the_checkpoint_is_no_target(
+    name: str, checkpoint: Any, tmp_path: Path, refuse: Any
+) -> None:
+    folder = checkpoint("qwen2")
+    before = (folder / name).read_bytes()
+    refuse(folder, folder / name, TargetError, name, "checkpoint")
+    assert (folder / name).read_bytes() == before
+
+
+def test_a_gguf_file_may_stand_among_the_checkpoint(checkpoint: Any) -> None:
+    folder = checkpoint("trio")
+    for _ in range(2):
+        convert_checkpoint(folder, folder / "model.gguf")

@@ -120,16 +120,16 @@ def test_bos_is_added_where_the_tokenizer_does(
 
 
 @pytest.mark.parametrize("place", ["tokenizer_config.json", "chat_template.jinja", "both"])
-def test_chat_template_from_either_file(
+def test_the_file_of_the_chat_template_goes_first(
     place: str, checkpoint: Any, fields: Any, tmp_path: Path
 ) -> None:
     folder, target = checkpoint("qwen3"), tmp_path / "m.gguf"
     template = (folder / "chat_template.jinja").read_text("utf-8")
     if place != "chat_template.jinja":
-        change(folder, "tokenizer_config.json", chat_template="{{ first }}")
-        template = "{{ first }}"
+        change(folder, "tokenizer_config.json", chat_template="{{ inside }}")
     if place == "tokenizer_config.json":
         (folder / "chat_template.jinja").unlink()
+        template = "{{ inside }}"
     convert_checkpoint(folder, target)
     assert fields(target)["tokenizer.chat_template"] == template
 
@@ -145,6 +145,37 @@ def test_named_chat_templates(checkpoint: Any, fields: Any, tmp_path: Path) -> N
     found = fields(target)
     assert found["tokenizer.chat_template"] == "{{ a }}"
     assert found["tokenizer.chat_template.tool_use"] == "{{ b }}"
+
+
+def test_files_of_named_chat_templates(checkpoint: Any, fields: Any, tmp_path: Path) -> None:
+    folder, target = checkpoint("qwen3"), tmp_path / "m.gguf"
+    inside = [
+        {"name": "default", "template": "{{ old }}"},
+        {"name": "rag", "template": "{{ r }}"},
+        {"name": "tool use", "template": "{{ old }}"},
+    ]
+    change(folder, "tokenizer_config.json", chat_template=inside)
+    extra = folder / "additional_chat_templates"
+    extra.mkdir()
+    (extra / "tool_use.jinja").write_text("{{ t }}")
+    convert_checkpoint(folder, target)
+    found = fields(target)
+    assert found["tokenizer.chat_template"] == (folder / "chat_template.jinja").read_text()
+    assert found["tokenizer.chat_template.rag"] == "{{ r }}"
+    assert found["tokenizer.chat_template.tool_use"] == "{{ t }}"
+
+
+def test_the_json_file_of_the_chat_template_goes_last(
+    checkpoint: Any, fields: Any, tmp_path: Path
+) -> None:
+    folder, target = checkpoint("qwen3"), tmp_path / "m.gguf"
+    (folder / "chat_template.jinja").unlink()
+    change(folder, "chat_template.json", chat_template="{{ c }}")
+    convert_checkpoint(folder, target)
+    assert fields(target)["tokenizer.chat_template"] == "{{ c }}"
+    change(folder, "tokenizer_config.json", chat_template="{{ b }}")
+    convert_checkpoint(folder, target)
+    assert fields(target)["tokenizer.chat_template"] == "{{ b }}"
 
 
 def test_model_card_becomes_metadata(checkpoint: Any, fields: Any, tmp_path: Path) -> None:
@@ -183,11 +214,6 @@ def test_sampling_advice_becomes_metadata(checkpoint: Any, fields: Any, tmp_path
     assert found["general.sampling.top_k"] == 20
     assert found["general.sampling.penalty_repeat"] == 1.5
     assert "general.sampling.temp" not in found
-
-
-def test_normalising_tokenizer_is_said(checkpoint: Any, tmp_path: Path) -> None:
-    report = convert_checkpoint(checkpoint("qwen2"), tmp_path / "m.gguf")
-    assert any("NFC" in note for note in report.notes)
 
 
 def test_gemma_layers_that_deviate_are_listed(checkpoint: Any, fields: Any, tmp_path: Path) -> None:

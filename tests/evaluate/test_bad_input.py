@@ -203,6 +203,16 @@ PLAIN = {
 FOLDERS = {
     "no_folder": Case("is no folder: --data names the one", "--tasks all --data @/missing"),
     "no_task": Case("holds no task: looked for folders", "--tasks all --data @/math"),
+    "only_unread": Case(
+        "holds no task: .*; folder 'vocabulary' is skipped: MiLiC-Eval's vocabulary task is not",
+        "--tasks all --data @/reading_comprehension",
+        lambda data: (data / "reading_comprehension/vocabulary").mkdir(),
+    ),
+    "no_exemplars_of_labels": Case(
+        "holds 0 exemplars, 3 are wanted: lower --shots",
+        "--tasks text_classification",
+        lambda data: write_json(data / "text_classification/bo/train_1.json", []),
+    ),
     "no_such_folder_of_a_task": Case(
         "has no task math: looked for the folder",
         change=lambda data: shutil.rmtree(data / "math"),
@@ -233,6 +243,19 @@ USAGE = {
     "seed": Case("seed is -1", "--seed -1", code=2),
     "direction": Case("direction 'up' is none of both, into", "--direction up", code=2),
     "prompt_language": Case("no prompts are written in 'fr'", "--tasks math --prompt-language fr"),
+    "exemplars": Case("exemplars 'best' are neither first nor", "--exemplars best", code=2),
+    "max_chars": Case("max-chars is -1, it can't be negative", "--max-chars -1", code=2),
+    "judge": Case("judge 'kind' is none of default, paper", "--judge kind", code=2),
+    "unread": Case("task 'vocabulary': .* is not read here", "--tasks vocabulary", code=2),
+    "host": Case("saf:auto chooses .* give --dev beside it", "--rule saf:auto", code=2),
+    "dev": Case("--dev is for rules that choose on dev data", "--dev", code=2),
+    "host_of_dev": Case(
+        "can't be evaluated on them",
+        "--tasks math --rule saf:auto --dev --split dev",
+        lambda data: write_json(data / "math/bo/dev.json", [record("math", "bo", 0)]),
+        2,
+    ),
+    "no_dev": Case(r"dev\.json is missing", "--tasks math --rule saf:auto --dev"),
     "weights": Case("weights: 'best' is neither auto nor", "--weights best", code=2),
     "rule": Case("rule: 'median' is not one of", "--rule median", code=2),
     "twice": Case("average is given twice", "--rule average --rule average", code=2),
@@ -385,6 +408,17 @@ def without(*parts: str) -> Change:
     return change
 
 
+def holds(part: str, value: object) -> Change:
+    """Gives the description of the cell another part."""
+
+    def change(folder: Path) -> None:
+        content = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        content["configuration"]["cells"]["math.bo"][part] = value
+        write_json(folder / "run.json", content)
+
+    return change
+
+
 RESULTS: dict[str, tuple[str, Change]] = {
     "no_description": (
         "is no folder of results: it has no run.json", lambda f: (f / "run.json").unlink(),
@@ -406,6 +440,12 @@ RESULTS: dict[str, tuple[str, Change]] = {
             ("configuration", "cells", "math.bo", "data"),
             ("configuration", "cells", "math.bo", "shots"),
         )
+    },
+    **{
+        f"description_of_{part}_{value}": (
+            r"run\.json is damaged: it lacks a part", holds(part, value),
+        )
+        for part, value in (("cut", {"max_chars": 1}), ("cut", 3), ("exemplars", "balanced"))
     },
     "unfinished": ("is not finished: it has 0 of 1 predictions of math.bo; run its", drop_file),
     "cut": ("is not finished: it has 0 of 1 predictions of math.bo; run its", drop_line),

@@ -248,8 +248,8 @@ def test_arguments_load_what_they_say(tiny: Path) -> None:
         ({"max_gen_toks": 0}, "max_gen_toks is 0"),
         ({"weights": "0.1"}, "is not LARGE_INS,SMALL_CPT"),
         ({"rule": "median"}, "rule: 'median' is not one of"),
-        ({"rule": "proxy", "weights": "auto"}, "leave --weights away"),
-        ({"kv_type": "f8"}, "kv-type 'f8' is not one of"),
+        ({"rule": "proxy", "weights": "auto"}, "give no weights"),
+        ({"kv_type": "f8"}, "kv_type 'f8' is not one of"),
     ],
 )
 def test_wrong_arguments_are_told_in_one_line(given: dict[str, Any], told: str) -> None:

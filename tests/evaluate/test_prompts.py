@@ -10,8 +10,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from trimix_edge.errors import EvaluationError
+from trimix_edge.evaluate.data import load_cells
 from trimix_edge.evaluate.prompts import Prompts, Template
-from trimix_edge.evaluate.tasks import TASKS, Cell, Item, Selection, load_cells
+from trimix_edge.evaluate.tasks import TASKS, Cell, Item, Selection
 
 READING = Cell(
     task=TASKS["reading_comprehension"],
@@ -33,7 +34,7 @@ def override(folder: Path, text: str) -> Path:
 def test_every_task_of_every_language_is_worded(data: Path, language: str) -> None:
     prompts = Prompts.load(language)
     cells = load_cells(Selection(data, shots=2, prompt_language=language))
-    assert {cell.task.name for cell in cells} == set(TASKS)
+    assert {cell.task.name for cell in cells} == {t.name for t in TASKS.values() if not t.like}
     for cell in cells:
         worded = prompts.of(cell)
         item = cell.items[0]
@@ -42,20 +43,40 @@ def test_every_task_of_every_language_is_worded(data: Path, language: str) -> No
             assert value in prompt
         for exemplar in cell.exemplars:
             assert worded.answer(exemplar) in prompt
-            assert exemplar.reference in worded.answer(exemplar)
+            assert (exemplar.cot or exemplar.reference) in worded.answer(exemplar)
         for label in cell.labels:
             assert label in prompt
         assert prompts.names[cell.language] in prompt
-        assert not prompt.endswith((" ", "\n")), "a space before the answer is a token of its own"
 
 
-def test_a_prompt_is_instruction_exemplars_and_the_question() -> None:
+def test_a_prompt_is_exemplars_and_the_question_worded_alike() -> None:
     prompt = Prompts.load("en").of(READING).prompt(READING.items[0], 1)
+    instruction = "Read the passage in Tibetan and choose the right answer to the question.\n"
     assert prompt == (
-        "Read each passage in Tibetan and choose the right answer to the question about it.\n\n"
-        "Passage: {question}\nQuestion: {0}\nA. {letter}\nB. b\nAnswer: A\n\n"
-        "Passage: ཆུ\nQuestion: རི\nA. དེབ\nB. ཁང་པ\nAnswer:"
+        f"{instruction}Passage: {{question}}\nQuestion: {{0}}\nA. {{letter}}\nB. b\nAnswer: A\n\n"
+        f"{instruction}Passage: ཆུ\nQuestion: རི\nA. དེབ\nB. ཁང་པ\nAnswer:"
     )
+
+
+def test_an_instruction_of_a_file_stands_before_the_exemplars_once(tmp_path: Path) -> None:
+    path = override(
+        tmp_path,
+        '[en.reading_comprehension]\ninstruction = "Choose."\n'
+        'item = "{question}"\nanswer = "={answer}"',
+    )
+    prompt = Prompts.load("en", path).of(READING).prompt(READING.items[0], 1)
+    assert prompt == "Choose.\n\n{0}=A\n\nརི"
+
+
+def test_a_task_without_wording_of_its_own_has_that_of_its_kin(tmp_path: Path) -> None:
+    for name, kin in (("title_generation", "title_generation_200"),
+                      ("translation_article", "translation_dialogue"),
+                      ("text_classification_passage", "text_classification"),
+                      ("text_classification_sentence", "text_classification")):  # fmt: skip
+        assert Prompts.load("en").tasks[name] == Prompts.load("en").tasks[kin]
+        path = override(tmp_path, f'[en.{kin}]\nanswer = "={{answer}}"\n[en.{name}]\nitem = "x"')
+        parts = Prompts.load("en", path).tasks[name]
+        assert (parts["item"].text, parts["answer"].text) == ("x", "={answer}")
 
 
 def test_fewer_exemplars_are_the_first_ones(data: Path) -> None:
@@ -92,7 +113,7 @@ def test_a_file_words_one_task_otherwise_and_leaves_the_rest(tmp_path: Path) -> 
         '[en]\noption = "({letter}) {text}"\n[en.reading_comprehension]\nanswer = "={answer}"',
     )
     prompt = Prompts.load("en", path).of(READING).prompt(READING.items[0], 1)
-    assert "(A) {letter}\n(B) b\nAnswer:=A\n\nPassage: ཆུ" in prompt
+    assert "(A) {letter}\n(B) b\nAnswer:=A\n\nRead the passage in Tibetan" in prompt
 
 
 def test_a_file_brings_a_language_of_its_own(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import resource
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,13 @@ def test_a_line_is_read_as_it_was_written() -> None:
     ]
 
 
+def test_what_a_run_did_not_keep_is_not_in_its_lines_and_may_be_there() -> None:
+    plain = prediction("1")
+    told = replace(plain, n_evaluated=4, prompt="ཀ\n|")
+    assert not {"n_evaluated", "prompt"} & json.loads(plain.line()).keys()
+    assert Prediction.parse(told.line()) == told
+
+
 DAMAGE = {
     "not_json": b"{",
     "not_utf8": b'{"id": "\xff"}',
@@ -107,6 +115,8 @@ DAMAGE = {
     "a_number_as_text": WHOLE.split(b"\n")[1].replace(b'"shots": 2', b'"shots": "2"'),
     "no_seconds": WHOLE.split(b"\n")[1].replace(b'"seconds": {', b'"seconds": [1], "x": {'),
     "seconds_of_text": WHOLE.split(b"\n")[1].replace(b"0.25}", b'"0.25"}'),
+    "evaluated_of_text": WHOLE.split(b"\n")[1].replace(b"{", b'{"n_evaluated": "4", ', 1),
+    "a_field_more": WHOLE.split(b"\n")[1].replace(b"{", b'{"colour": "4", ', 1),
     "weights_of_text": WHOLE.split(b"\n")[1].replace(b"[0.1, 0.9, 0.0]", b'"auto"'),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import time
@@ -11,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmark_data import MILIC, WORDS, write_milic
+from benchmark_data import MILIC, WORDS, record, write_json, write_milic
 
-from trimix_edge import TriMix
-from trimix_edge.config import ContextParams, Draft, Role, RuleChoice, parse_weights
+from trimix_edge import TriMix, values
+from trimix_edge.config import ContextParams, Draft, Role
+from trimix_edge.errors import EvaluationError
+from trimix_edge.evaluate.report import read_run
 
 Run = Callable[..., Any]
 Start = Callable[..., "subprocess.Popen[bytes]"]
@@ -110,7 +113,7 @@ def test_a_prediction_is_what_the_library_generates(
     (lines,) = predictions(tmp_path / "out").values()
     option, value = system.removeprefix("--").split("=")
     chosen: dict[str, Any] = (
-        {"rule": RuleChoice.parse(value)} if option == "rule" else {"weights": parse_weights(value)}
+        {"rule": values.rule(value)} if option == "rule" else {"weights": values.weights(value)}
     )
     context = ContextParams(n_ctx=512, kv_type="f32", n_threads=1)
     with TriMix.load(tiny, context=context) as trimix:
@@ -184,14 +187,14 @@ def test_exemplars_that_do_not_fit_are_left_out_said_once_and_counted(
     evaluate: Evaluate, tmp_path: Path
 ) -> None:
     report = evaluate(
-        "--tasks", "response_selection", "--langs", "bo", "--shots", "5", "--ctx", "256", said=True
+        "--tasks", "response_selection", "--langs", "bo", "--shots", "5", "--ctx", "384", said=True
     )  # fmt: skip
     (note,) = report["notes"]
-    assert note.startswith("note: not all prompts fit into 256 tokens with their exemplars: fewer")
+    assert note.startswith("note: not all prompts fit into 384 tokens with their exemplars: fewer")
     counts = report["cells"][0]["counts"][0]
     (lines,) = predictions(tmp_path / "out").values()
     assert counts["fewer_exemplars"] == len(lines) == 3
-    assert all(0 < line["shots"] < 5 and line["n_prompt"] <= 254 for line in lines)
+    assert all(0 < line["shots"] < 5 and line["n_prompt"] <= 382 for line in lines)
     text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
     assert "response_selection.bo, 0.5,0.8: 3 of 3 prompts had room for fewer exemplars" in text
 
@@ -316,7 +319,7 @@ def test_runs_are_put_side_by_side(evaluate: Evaluate, run: Run, tmp_path: Path)
     assert (code, err) == (0, "")
     report = json.loads(out)
     names = [system["name"] for system in report["systems"]]
-    assert names == ["one", "two: proxy", "two: saf:large_ins", "three"]
+    assert names == ["one", "two: proxy", "two: saf:small_cpt", "three"]
     assert [cell["cell"] for cell in report["cells"]] == ["math.bo"]
     assert report["left_out"] == ["response_selection.bo"]
     assert len(report["runs"]) == 3
@@ -327,7 +330,7 @@ def test_runs_are_put_side_by_side(evaluate: Evaluate, run: Run, tmp_path: Path)
     assert "## Run 3" in out
     code, out, _ = run("compare", *folders)
     assert code == 0
-    assert "two: saf:large_ins" in out
+    assert "two: saf:small_cpt" in out
 
 
 def test_a_run_differs_from_a_copy_of_itself_with_p_of_one(
@@ -357,3 +360,192 @@ def test_the_embedded_trio_translates_line_aligned_texts(run: Run, tmp_path: Pat
     assert cell["cell"] == "translation.en-dz"
     (lines,) = predictions(tmp_path / "out").values()
     assert all("\u0f00" <= line["output"].strip()[0] <= "\u0fff" for line in lines)
+
+
+def write_dev(data: Path, tasks: tuple[str, ...]) -> None:
+    """Three items of dev data of a task in Tibetan."""
+    for task in tasks:
+        write_json(data / task / "bo" / "dev.json", [record(task, "bo", n) for n in range(5, 8)])
+
+
+def test_the_host_of_saf_is_the_one_that_does_better_on_dev(
+    evaluate: Evaluate, data: Path, tmp_path: Path
+) -> None:
+    tasks = ("translation_dialogue", "math")
+    write_dev(data, tasks)
+    asked = ("--tasks", ",".join(tasks), "--langs", "bo", "--shots", "0")
+    hosts = ("large_ins", "small_cpt")
+    rules = [argument for host in hosts for argument in ("--rule", f"saf:{host}")]
+    on_dev = evaluate(*asked, "--split", "dev", *rules, out="dev")
+    on_test = evaluate(*asked, *rules, out="test")
+    report = evaluate(*asked, "--rule", "saf:auto", "--dev", "--rule", "average")
+    dev, test = predictions(tmp_path / "dev"), predictions(tmp_path / "test")
+    found = predictions(tmp_path / "out")
+    assert len(report["cells"]) == 3
+    for cell, tried in zip(report["cells"], on_dev["cells"], strict=True):
+        choice, other = cell["hosts"]
+        assert other is None
+        scores = {h: s["value"] for h, s in zip(hosts, tried["scores"], strict=True)}
+        assert choice["scores"] == pytest.approx(scores)
+        assert choice["n_items"] == 3
+        assert choice["host"] == max(hosts, key=lambda host: scores[host])
+        name = f"{cell['cell']}.jsonl"
+        chosen = f"predictions/saf-{choice['host']}/{name}"
+        assert found[f"predictions/saf-auto/{name}"] == test[chosen]
+        for host in hosts:
+            tried_here = found[f"predictions/saf-auto-dev-{host}/{name}"]
+            assert tried_here == dev[f"predictions/saf-{host}/{name}"]
+    assert {tuple(c["scores"][0].values()) for c in report["cells"]} <= {
+        tuple(score.values()) for cell in on_test["cells"] for score in cell["scores"]
+    }
+    text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert re.search(r"math\.bo, saf:auto: host \w+, chosen on 3 items of dev data \(", text)
+    spoilt = json.loads((tmp_path / "out" / "hosts.json").read_text(encoding="utf-8"))
+    spoilt["saf:auto"]["math.bo"]["host"] = "small_base"
+    write_json(tmp_path / "out" / "hosts.json", spoilt)
+    with pytest.raises(EvaluationError, match=r"hosts\.json is damaged"):
+        read_run(tmp_path / "out")
+
+
+def test_another_judge_scores_the_same_predictions_and_runs_no_model(
+    evaluate: Evaluate, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ("--tasks", "math,response_selection", "--langs", "bo", "--shots", "0")
+    first = evaluate(*asked, "--rule", "average", "--rule", "proxy")
+    texts = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*.jsonl")}
+    (tmp_path / "out" / "predictions" / "average" / "math.bo.jsonl").write_bytes(
+        b"".join(
+            json.dumps({**json.loads(line), "output": "1,000.", "reference": "1000"}).encode()
+            + b"\n"
+            for line in texts[tmp_path / "out/predictions/average/math.bo.jsonl"].splitlines()
+        )
+    )
+    proxy = tmp_path / "out/predictions/proxy/math.bo.jsonl"
+    proxy.write_bytes(
+        b"".join(
+            json.dumps({**json.loads(line), "output": "1 000", "reference": "1000"}).encode()
+            + b"\n"
+            for line in texts[proxy].splitlines()
+        )
+    )
+
+    def load(*arguments: object, **options: object) -> None:
+        raise AssertionError("a model is loaded")
+
+    monkeypatch.setattr("trimix_edge.trimix.TriMix.load", load)
+    for judge, right in (("default", [100, 100]), ("paper", [100, 0])):
+        report = evaluate(*asked, "--rule", "average", "--rule", "proxy", "--judge", judge)
+        assert report["judge"] == judge
+        math = next(cell for cell in report["cells"] if cell["cell"] == "math.bo")
+        assert [score["value"] for score in math["scores"]] == right
+        assert ("paper's code" in report["metrics"]["math"]["detail"]) == (judge == "paper")
+    assert first["judge"] == "default"
+
+
+def test_the_report_gives_each_task_its_own_rule(evaluate: Evaluate, tmp_path: Path) -> None:
+    tasks = ("math", "text_classification", "response_selection")
+    report = evaluate(
+        "--tasks", ",".join(tasks), "--langs", "bo", "--shots", "1", "--limit", "1", said=True
+    )  # fmt: skip
+    assert report["metrics"].keys() == set(tasks)
+    details = [report["metrics"][task]["detail"] for task in tasks]
+    for detail, word in zip(details, ("number", "label", "letter"), strict=True):
+        assert word in detail
+    text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    for task, detail in zip(tasks, details, strict=True):
+        assert f"- {task}: accuracy, {detail}\n" in text
+    assert (
+        "- exemplars of text_classification: 2, the first 1 of each label, shuffled with seed 0; "
+        "labels by their code points: Sport, Travel\n" in text
+    )
+    assert "- exemplars of math: 1, the first ones of the file\n" in text
+    assert "- text_classification: text cut to 1024 characters, which shortened 0 of 1" in text
+
+
+def test_only_evaluated_tokens_of_prompts_count_for_speed(
+    evaluate: Evaluate, tmp_path: Path
+) -> None:
+    report = evaluate("--tasks", "math", "--langs", "bo", "--shots", "1", "--rule", "average",
+                      "--keep-prompts")  # fmt: skip
+    (lines,) = predictions(tmp_path / "out").values()
+    prompts = [line["prompt"] for line in lines]
+    same = [len(set(letters)) == 1 for letters in zip(*prompts, strict=False)]
+    shared = same.index(False)
+    assert shared > 100
+    for line in lines:  # tokens of the tiny trio are bytes and a few words
+        assert 0 < line["n_evaluated"] <= len(line["prompt"][shared:].encode()) + 3
+        assert line["n_evaluated"] < line["n_prompt"] / 2
+    (counts,), (speed,) = report["cells"][0]["counts"], report["cells"][0]["speed"]
+    n_evaluated = sum(line["n_evaluated"] for line in lines)
+    assert counts["prompt_tokens_evaluated"] == n_evaluated
+    path = next((tmp_path / "out").rglob("*.jsonl"))
+    seconds = sum(json.loads(line)["seconds"]["prompt"] for line in path.read_bytes().splitlines())
+    assert speed["prompt_tokens_per_second"] == pytest.approx(n_evaluated / seconds, abs=0.01)
+
+
+def test_what_does_not_fit_was_not_evaluated(evaluate: Evaluate, tmp_path: Path) -> None:
+    report = evaluate("--tasks", "math", "--langs", "bo", "--shots", "0", "--ctx", "32", said=True)
+    assert report["cells"][0]["counts"][0]["prompt_tokens"] > 0
+    assert report["cells"][0]["counts"][0]["prompt_tokens_evaluated"] == 0
+    assert report["cells"][0]["speed"][0]["prompt_tokens_per_second"] == 0
+
+
+def test_what_is_no_task_and_languages_that_are_not_there_are_named(
+    run: Run, tiny: Path, tmp_path: Path
+) -> None:
+    data = write_milic(tmp_path / "data", ("bo", "ug"), ("math",), n_items=1)
+    write_milic(data, ("bo",), ("response_selection",), n_items=1)
+    for name in ("vocabulary", "audio", ".cache"):
+        (data / name / "bo").mkdir(parents=True)
+    asked = ("evaluate", "--data", data, "--shots", "0", "--langs", "bo,ug")
+    told = [
+        "note: folder 'audio' is skipped: it is no task",
+        "note: response_selection is skipped in ug: it has no such folder",
+        "note: folder 'vocabulary' is skipped: MiLiC-Eval's vocabulary task is not one of the "
+        "paper's, and is not read here",
+    ]
+    code, _, err = run(*asked, "--print-prompts")
+    assert (code, err.splitlines()) == (0, told)
+    code, _, err = run(*asked, "--trio", tiny, "--out", tmp_path / "out", *FAST)
+    assert (code, err.splitlines()[1:]) == (0, told)
+    text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert all(f"- {line.removeprefix('note: ')}\n" in text for line in told)
+    named = run(*asked, "--tasks", "math", "--trio", tiny, "--out", tmp_path / "named", *FAST)
+    assert "skipped" not in named.err
+
+
+@pytest.mark.parametrize(
+    ("folder", "like", "changed"),
+    [
+        ("text_classification_sentence", "text_classification", {}),
+        ("text_classification_passage", "text_classification", {"text": "passage"}),
+        ("title_generation", "title_generation_200", {"content": "text"}),
+        ("translation_article", "translation_dialogue", {}),
+    ],
+)
+def test_the_benchmark_s_own_names_of_folders_are_the_same_tasks(
+    run: Run, tmp_path: Path, folder: str, like: str, changed: dict[str, str]
+) -> None:
+    found = []
+    for name, renamed in ((like, {}), (folder, changed)):
+        data = tmp_path / name
+        for split in ("test", "train_1"):
+            entries = [record(like, "ug", n) for n in range(6)]
+            for old, new in renamed.items():
+                entries = [{**entry, new: entry[old]} for entry in entries]
+                for entry in entries:
+                    del entry[old]
+            write_json(data / name / "ug" / f"{split}.json", entries)
+        code, out, err = run("evaluate", "--data", data, "--print-prompts", "--json")
+        assert (code, err) == (0, "")
+        found.append([entry["prompt"] for entry in json.loads(out)])
+    assert found[0] == found[1] != []
+
+
+def test_printed_prompts_can_t_steer_a_terminal_and_need_no_model(run: Run, tmp_path: Path) -> None:
+    item = {**record("math", "bo", 0), "question": "\x1b[2J?"}
+    write_json(tmp_path / "math" / "bo" / "test.json", [item])
+    code, out, _ = run("evaluate", "--data", tmp_path, "--print-prompts", "--shots", "0")
+    assert code == 0
+    assert out.startswith("=== math.bo ===\nSolve the problem in Tibetan")
+    assert out.endswith("Problem: \ufffd[2J?\nSolution:\n")

@@ -20,8 +20,8 @@ from safetensors.numpy import load_file, save_file
 from tiny_models import SMALL, random_tensors, write_checkpoint
 
 from trimix_edge.cli import run
-from trimix_edge.errors import ConversionError, DiskSpaceError, QuantizeError
-from trimix_edge.gguf.reader import read_gguf
+from trimix_edge.errors import ConversionError, DiskSpaceError
+from trimix_edge.gguf import read_gguf
 from trimix_edge.hub import make_gguf
 from trimix_edge.planning.summary import summarise
 
@@ -46,7 +46,7 @@ def edit_json(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-@pytest.mark.parametrize("outtype", ["f32", "f16", "bf16", "Q8_0", "q4_k_m"])
+@pytest.mark.parametrize("outtype", ["f32", "F16", "bf16", "Q8_0", "q4_k_m"])
 def test_a_folder_becomes_a_file_of_that_type(outtype: str, checkpoint: Path, out: Path) -> None:
     heard: list[tuple[str, int, int]] = []
     made = make_gguf(
@@ -101,6 +101,25 @@ def test_the_command_line(checkpoint: Path, out: Path, capfd: pytest.CaptureFixt
     assert run(["convert", str(checkpoint), target, "--force", "--json"]) == 0
     facts = json.loads(capfd.readouterr().out)
     assert (facts["type"], facts["architecture"]) == ("f16", "llama")
+
+
+@pytest.mark.parametrize("outtype", ["auto", "q4_k_m"])
+@pytest.mark.parametrize("name", ["m.safetensors", "m.SAFETENSORS", "m.pt"])
+def test_a_name_of_another_format_is_refused_before_the_download(
+    name: str,
+    outtype: str,
+    hub: FakeHub,
+    checkpoint: Path,
+    out: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    hub.add("someone/Tiny", checkpoint)
+    assert run(["convert", "someone/Tiny", str(out / name), "--outtype", outtype, "--force"]) == 1
+    told = capfd.readouterr().err
+    assert told.count("\n") == 1
+    assert ".gguf" in told
+    assert names(out) == []
+    assert hub.requests == []
 
 
 def shard(folder: Path, shard_name: str = "model-00002-of-00002.safetensors") -> None:
@@ -201,13 +220,34 @@ def test_weights_that_are_not_finite_can_be_let_pass(checkpoint: Path, out: Path
     assert names(out) == ["m.gguf"]
 
 
-def test_rows_that_the_type_does_not_divide_name_the_checkpoint(tmp_path: Path, out: Path) -> None:
+def test_rows_that_the_type_does_not_divide_are_a_note(tmp_path: Path, out: Path) -> None:
     narrow = write_checkpoint(tmp_path / "narrow", SMALL, random_tensors(SMALL, 1))
-    with pytest.raises(QuantizeError, match=r"narrow: rows of .* multiples of 256") as caught:
-        make_gguf(narrow, out / "m.gguf", outtype="q4_k_m")
-    assert ".part" not in str(caught.value)
-    assert names(out) == []
-    make_gguf(narrow, out / "m.gguf", outtype="q4_k_m", allow_fallback=True)
+    made = make_gguf(narrow, out / "m.gguf", outtype="q4_k_m")
+    assert any("no multiple of 256; llama.cpp stores" in note for note in made.notes)
+
+
+def test_converted_with_an_importance_matrix(
+    checkpoint: Path, tmp_path: Path, out: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Converted at once, and step by step: the same file."""
+    text = tmp_path / "t.txt"
+    text.write_text(" the name of the file is in the window" * 200, encoding="utf-8")
+    whole, matrix = tmp_path / "whole.gguf", tmp_path / "m.imatrix.gguf"
+    steps, once = tmp_path / "steps.gguf", out / "once.gguf"
+    assert run(["convert", str(checkpoint), str(whole)]) == 0
+    assert run(["imatrix", str(whole), "--text", str(text), "--out", str(matrix)]) == 0
+    assert run(["quantize", str(whole), str(steps), "Q4_K_M", "--imatrix", str(matrix)]) == 0
+    arguments = ["convert", str(checkpoint), str(once), "--outtype", "q4_k_m"]
+    assert run([*arguments, "--imatrix", str(matrix)]) == 0
+    assert once.read_bytes() == steps.read_bytes()
+    capfd.readouterr()
+    assert run(["convert", str(checkpoint), str(out / "no.gguf"), "--imatrix", str(matrix)]) == 2
+    assert "auto takes no importance matrix" in capfd.readouterr().err
+    assert run([*arguments, "--force", "--imatrix", str(text)]) == 1
+    told = capfd.readouterr().err
+    assert str(text) in told
+    assert told.count("\n") == 1
+    assert names(out) == ["once.gguf"]
 
 
 @pytest.mark.parametrize(
@@ -216,6 +256,7 @@ def test_rows_that_the_type_does_not_divide_name_the_checkpoint(tmp_path: Path, 
         (["./nowhere", "m.gguf"], 2, "neither a folder nor a Hub id"),
         (["checkpoint", "out"], 1, "is a folder"),
         (["checkpoint", "no/such/m.gguf"], 1, "there is no folder"),
+        (["checkpoint", "m.safetensors"], 1, "call it NAME.gguf"),
         (["checkpoint", "m.gguf", "--outtype", "q4_k_x"], 2, "use one of"),
         (["checkpoint"], 2, "TARGET.gguf"),
     ],

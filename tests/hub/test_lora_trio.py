@@ -41,8 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def logits(trio: Path, roles: tuple[Role, ...]) -> dict[Role, np.ndarray]:
     with TriMix.load(trio, weights=WEIGHTS, roles=roles) as trimix:
         tokens = trimix.tokenize("save the file")
-        trimix.trio.start(roles)
-        rows = trimix.trio.decode(tokens, len(tokens))
+        rows = trimix.trio.sequence(roles).decode(tokens, len(tokens))
         return {role: row.copy() for role, row in rows.items()}
 
 

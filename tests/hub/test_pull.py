@@ -17,8 +17,10 @@ from quantize.parts import split
 
 from trimix_edge import FusionWeights, Role, TriMix, TrioManifest
 from trimix_edge.errors import DiskSpaceError, HubError, TargetError, UsageError
-from trimix_edge.gguf.reader import read_gguf
+from trimix_edge.gguf import read_gguf
 from trimix_edge.hub import PullReport, find_preset, make_gguf, pull
+from trimix_edge.llama.calibration import CalibrationText
+from trimix_edge.llama.imatrix_file import read_imatrix
 
 PRESET = "qwen2.5-1.5b-7b-ug"
 LARGE, READY = "Qwen/Qwen2.5-7B-Instruct", "Qwen/Qwen2.5-7B-Instruct-GGUF"
@@ -201,6 +203,31 @@ def test_a_damaged_file_is_made_again(stocked: FakeHub, tmp_path: Path) -> None:
     small = tmp_path / "Qwen2.5-1.5B-Q4_K_M.gguf"
     small.write_bytes(small.read_bytes()[:-1000])
     assert pulled(tmp_path).models[Role.SMALL_BASE].how == "converted"
+
+
+def test_a_trio_is_quantised_with_matrices_of_a_text(
+    stocked: FakeHub, command_line: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    text = tmp_path / "dzo.txt"
+    text.write_text(" འདི་ རྫོང་ཁ ཨིན།" * 300, encoding="utf-8")
+    plain = pulled(tmp_path / "trio")
+    assert plain.models[Role.LARGE_INS].how == "downloaded"
+    # What is there was made without a matrix: it is made again, once.
+    for how in ("converted", "present"):
+        process = command_line(
+            "pull", PRESET, "--to", "trio", "--imatrix-text", "dzo.txt", "--json"
+        )
+        out, err = process.communicate(timeout=300)
+        assert (process.returncode, err) == (0, "")
+        told = json.loads(out)["models"]
+        assert {model["how"] for model in told.values()} == {how}
+    for model in told.values():
+        head = read_gguf(tmp_path / model["file"])
+        assert head.metadata["quantize.imatrix.dataset"] == "dzo.txt"
+        matrix = read_imatrix(tmp_path / model["file"].replace(".gguf", ".imatrix.gguf"))
+        assert head.metadata["quantize.imatrix.entries_count"] == len(matrix.entries)
+    with pytest.raises(UsageError, match="Q8_0 takes no importance matrix"):
+        pull(find_preset(PRESET), tmp_path / "t", "q8_0", imatrix_texts=[CalibrationText("a", "b")])
 
 
 def test_usage(tmp_path: Path, hub: FakeHub) -> None:

@@ -6,7 +6,6 @@ import ctypes
 import signal
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,9 @@ from tiny_models import N_VOCAB, WORDS
 from trimix_edge import ContextParams, FusionWeights, Role, TriMix
 from trimix_edge.decoding.trio import Trio
 from trimix_edge.errors import ContextError, DecodeError, UsageError
+from trimix_edge.gguf import MAX_ROWS
 from trimix_edge.llama import LlamaContext, LlamaModel
-from trimix_edge.llama.context import MAX_ROWS
+from trimix_edge.llama.context import BatchItem
 
 PROMPTS = [" save the file", "རྫོང་ཁ", "x", "".join(WORDS), " the" * 150]
 EXACT = ContextParams(n_ctx=256, n_batch=64, kv_type="f32", n_threads=1)
@@ -38,10 +38,13 @@ def context(tiny: dict[Role, Path]) -> Iterator[LlamaContext]:
         yield context
 
 
+def feed(context: LlamaContext, tokens: list[int], n_rows: int = 1) -> None:
+    context.decode([BatchItem(0, tokens, n_rows)])
+
+
 @pytest.fixture
 def trio(tiny: dict[Role, Path]) -> Iterator[Trio]:
     with Trio(tiny, list(Role), EXACT) as trio:
-        trio.start(list(Role))
         yield trio
 
 
@@ -60,7 +63,7 @@ def test_a_single_role_generates_what_llama_cpp_generates(
 
 
 def test_logits_are_llama_cpps_own_memory(context: LlamaContext) -> None:
-    context.decode(TOKENS[:5])
+    feed(context, TOKENS[:5])
     rows = context.logits()
     start = llama_cpp.llama_get_logits(context._pointer)
     assert rows.ctypes.data == ctypes.addressof(start.contents)
@@ -71,70 +74,70 @@ def test_logits_are_llama_cpps_own_memory(context: LlamaContext) -> None:
 def test_rows_of_many_tokens_equal_those_of_one_by_one(context: LlamaContext, n_rows: int) -> None:
     one_by_one = []
     for token in TOKENS:
-        context.decode([token])
+        feed(context, [token])
         one_by_one.append(context.logits()[0].copy())
-    context.truncate(0)
-    context.decode(TOKENS, n_rows)
+    context.truncate(0, 0)
+    feed(context, TOKENS, n_rows)
     np.testing.assert_allclose(context.logits(), one_by_one[-n_rows:], atol=2e-4)
 
 
 def test_chunks_of_any_size_give_the_same_logits(context: LlamaContext) -> None:
-    context.decode(TOKENS)
+    feed(context, TOKENS)
     whole = context.logits().copy()
     for size in (1, 3, 39):
-        context.truncate(0)
+        context.truncate(0, 0)
         for at in range(0, len(TOKENS), size):
             last = at + size >= len(TOKENS)
-            context.decode(TOKENS[at : at + size], n_rows=int(last))
+            feed(context, TOKENS[at : at + size], n_rows=int(last))
         np.testing.assert_allclose(context.logits(), whole, atol=2e-4)
 
 
 def test_truncated_tokens_are_forgotten(context: LlamaContext) -> None:
-    context.decode(TOKENS[:10])
-    context.decode(TOKENS[20:24])
+    feed(context, TOKENS[:10])
+    feed(context, TOKENS[20:24])
     fresh = context.logits().copy()
-    context.truncate(10)
-    context.decode(TOKENS[30:38])
-    context.truncate(10)
-    context.decode(TOKENS[20:24])
+    context.truncate(0, 10)
+    feed(context, TOKENS[30:38])
+    context.truncate(0, 10)
+    feed(context, TOKENS[20:24])
     np.testing.assert_allclose(context.logits(), fresh, atol=1e-5)
-    context.truncate(0)
-    context.decode(TOKENS[20:24])
+    context.truncate(0, 0)
+    feed(context, TOKENS[20:24])
     assert np.abs(context.logits() - fresh).max() > 0.1, "a context matters to these models"
 
 
 def test_a_full_context_is_an_error_and_stays_usable(context: LlamaContext) -> None:
     for _ in range(4):
-        context.decode([1] * 64, n_rows=0)
+        feed(context, [1] * 64, n_rows=0)
     with pytest.raises(DecodeError, match="256 tokens is full"):
-        context.decode([1])
-    context.truncate(255)
-    context.decode([1])
+        feed(context, [1])
+    context.truncate(0, 255)
+    feed(context, [1])
 
 
 def test_a_token_outside_the_vocabulary_is_an_error_and_changes_nothing(
     context: LlamaContext,
 ) -> None:
-    context.decode(TOKENS[:8])
+    feed(context, TOKENS[:8])
     before = context.logits().copy()
     with pytest.raises(DecodeError, match="large"):
-        context.decode([5, N_VOCAB + 1])
-    assert context.n_past == 8
-    context.truncate(7)
-    context.decode(TOKENS[7:8])
+        feed(context, [5, N_VOCAB + 1])
+    assert context.n_past(0) == 8
+    context.truncate(0, 7)
+    feed(context, TOKENS[7:8])
     np.testing.assert_allclose(context.logits(), before, atol=1e-5)
 
 
 @pytest.mark.parametrize(("n", "n_rows"), [(0, 0), (65, 1), (3, 4), (60, MAX_ROWS + 1)])
 def test_impossible_batches_are_refused(context: LlamaContext, n: int, n_rows: int) -> None:
     with pytest.raises(ValueError, match="rows"):
-        context.decode([1] * n, n_rows)
+        feed(context, [1] * n, n_rows)
 
 
 def test_a_context_larger_than_memory_is_refused(tiny: dict[Role, Path]) -> None:
     with (
         LlamaModel(tiny[Role.SMALL_CPT]) as model,
-        pytest.raises(ContextError, match=r"small_cpt: .* GB .*--ctx"),
+        pytest.raises(ContextError, match=r"small_cpt: .* GB .*n_ctx"),
     ):
         LlamaContext(model, "small_cpt", ContextParams(n_ctx=2**31 - 1, n_batch=64))
 
@@ -147,25 +150,25 @@ def test_the_default_context_is_what_the_models_were_trained_on(tiny: dict[Role,
 def test_models_stay_in_step_after_an_interrupt(
     trio: Trio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trio.decode(TOKENS[:9])
+    sequence = trio.sequence(list(Role))
+    sequence.decode(TOKENS[:9])
     last = trio._contexts[Role.SMALL_BASE]
     monkeypatch.setattr(last, "decode", lambda *args, **options: _interrupt())
     with pytest.raises(KeyboardInterrupt):
-        trio.decode(TOKENS[9:12])
-    assert [context.n_past for context in trio._contexts.values()] == [9, 9, 9]
+        sequence.decode(TOKENS[9:12])
+    assert [context.n_past(0) for context in trio._contexts.values()] == [9, 9, 9]
 
 
 def _interrupt() -> None:
     raise KeyboardInterrupt
 
 
-def test_only_active_roles_are_decoded(trio: Trio) -> None:
-    trio.start([Role.SMALL_CPT])
-    assert set(trio.decode(TOKENS[:5])) == {Role.SMALL_CPT}
-    assert trio.decode(TOKENS[:5], n_rows=0) == {}
-    assert trio._contexts[Role.LARGE_INS].n_past == 0
-    trio.start(list(Role))
-    assert set(trio.decode(TOKENS[:5])) == set(Role)
+def test_only_the_roles_of_a_sequence_are_decoded(trio: Trio) -> None:
+    sequence = trio.sequence([Role.SMALL_CPT])
+    assert set(sequence.decode(TOKENS[:5])) == {Role.SMALL_CPT}
+    assert sequence.decode(TOKENS[:5], n_rows=0) == {}
+    assert trio._contexts[Role.LARGE_INS].n_past(0) == 0
+    assert set(trio.sequence(list(Role)).decode(TOKENS[:5])) == set(Role)
 
 
 def test_one_trio_generates_the_same_again_and_again(trimix: TriMix) -> None:
@@ -183,12 +186,13 @@ def test_an_abandoned_generation_leaves_nothing_behind(trimix: TriMix) -> None:
     assert trimix.generate(PROMPTS[0], max_tokens=10).token_ids == expected
 
 
-def test_a_stream_that_another_call_overtook_says_so(trimix: TriMix) -> None:
-    stream = trimix.stream(PROMPTS[0], max_tokens=10)
-    next(stream)
+def test_a_stream_goes_on_as_if_no_other_call_had_come_between(trimix: TriMix) -> None:
+    expected = trimix.generate(PROMPTS[0], max_tokens=10, draft="off").token_ids
+    stream = trimix.stream(PROMPTS[0], max_tokens=10, draft="off")
+    first = next(stream)
     trimix.score(PROMPTS[3])
-    with pytest.raises(UsageError, match="before this stream ended"):
-        next(stream)
+    trimix.generate(PROMPTS[2], max_tokens=3)
+    assert [first.token_id, *(chunk.token_id for chunk in stream)] == expected
 
 
 def test_a_stream_that_has_ended_is_not_overtaken(trimix: TriMix) -> None:
@@ -220,7 +224,7 @@ def test_an_interrupt_that_a_handler_swallows_is_an_error_all_the_same(
     context: LlamaContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As under asyncio, whose handler raises nothing; and too late for llama.cpp to stop."""
-    context.decode(TOKENS[:5])
+    feed(context, TOKENS[:5])
     decode = context._decode_batch
 
     def decode_and_interrupt() -> int:
@@ -232,13 +236,13 @@ def test_an_interrupt_that_a_handler_swallows_is_an_error_all_the_same(
     previous = signal.signal(signal.SIGINT, lambda number, frame: None)
     try:
         with pytest.raises(DecodeError, match="code 2"):
-            context.decode(TOKENS[5:9], abortable=True)
+            context.decode([BatchItem(0, TOKENS[5:9])], is_cancelled=lambda: False)
     finally:
         signal.signal(signal.SIGINT, previous)
-    assert context.tokens == TOKENS[:5]
+    assert context.tokens[0] == TOKENS[:5]
     monkeypatch.undo()
-    context.decode(TOKENS[5:9])
-    assert context.n_past == 9
+    feed(context, TOKENS[5:9])
+    assert context.n_past(0) == 9
 
 
 def test_an_error_while_loading_reaches_the_caller(tiny: dict[Role, Path]) -> None:
@@ -249,28 +253,31 @@ def test_an_error_while_loading_reaches_the_caller(tiny: dict[Role, Path]) -> No
         TriMix.load(models=tiny, on_progress=stumble)
 
 
-def test_costs_of_another_batch_size_are_not_taken(tiny: dict[Role, Path]) -> None:
-    def conditions(n_batch: int) -> dict[str, object]:
-        with Trio(tiny, [Role.SMALL_CPT], replace(EXACT, n_batch=n_batch)) as trio:
-            return trio.conditions
-
-    assert conditions(1) != conditions(64) == conditions(128)
-
-
 @pytest.mark.parametrize(
     ("options", "error", "told"),
     [
-        ({"max_new_tokens": 2}, TypeError, "'max_new_tokens' is no option"),
-        ({"weights": (0.5, 0.5)}, UsageError, "give FusionWeights"),
-        ({"weights": "0.5,0.5"}, UsageError, "give FusionWeights"),
-        ({"draft": 4}, UsageError, "give a Draft"),
+        ({"max_new_tokens": 2}, TypeError, "max_new_tokens"),
+        ({"weights": (0.5,)}, UsageError, "LARGE_INS,SMALL_CPT"),
+        ({"weights": "0.5;0.5"}, UsageError, "not a number"),
+        ({"weights": (0.5, 0.5), "rule": "saf"}, UsageError, "sets its weights itself"),
+        ({"rule": "best"}, UsageError, "not one of trimix, proxy"),
+        ({"draft": "much"}, UsageError, "auto, off or a number"),
+        ({"stop": ["a", ""]}, UsageError, "empty"),
+        ({"stop": [3]}, UsageError, "not a text"),
+        ({"plausibility": "0.1"}, UsageError, "ROLE:ALPHA"),
+        ({"sampling": {"heat": 2}}, UsageError, "'heat' is no setting"),
+        ({"temperature": "hot"}, UsageError, "temperature"),
+        ({"temperature": 1e9}, UsageError, "from 0 to 100"),
+        ({"logprobs": 21}, UsageError, "from 0 to 20"),
+        ({"max_tokens": -2}, UsageError, "max_tokens"),
     ],
 )
 def test_options_that_mean_nothing_are_refused(
     trimix: TriMix, options: dict[str, Any], error: type[Exception], told: str
 ) -> None:
-    with pytest.raises(error, match=told):
-        trimix.generate(PROMPTS[0], **options)
+    for call in (trimix.generate, trimix.stream, trimix.submit):
+        with pytest.raises(error, match=told):  # at the call, not at the first token
+            call(PROMPTS[0], **options)
 
 
 def test_files_may_be_named_by_texts(tiny: dict[Role, Path]) -> None:

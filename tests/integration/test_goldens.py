@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from trimix_edge import FusionWeights, Plausibility, TriMix
+from trimix_edge import FusionWeights, TriMix, values
 
 CONTENT: dict[str, Any] = json.loads((Path(__file__).parent / "goldens.json").read_text("utf-8"))
 SETTINGS, GOLDENS = CONTENT["settings"], CONTENT["goldens"]
@@ -33,7 +33,7 @@ def test_greedy_tokens_equal_those_of_a_float32_oracle(trimix: TriMix, name: str
             golden["prompt"],
             max_tokens=16,
             weights=FusionWeights(*setting["weights"]),
-            plausibility=Plausibility.parse(mask) if mask else None,
+            plausibility=values.plausibility(mask) if mask else None,
         )
         assert result.prompt_token_ids == golden["prompt_ids"]
         assert result.token_ids == golden["tokens"][name]

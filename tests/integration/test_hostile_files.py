@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from gguf import GGUFReader
+from quantize.parts import split
 from tiny_models import edit_gguf, retyped
 
 from trimix_edge import Role
@@ -158,3 +159,32 @@ def test_no_file_that_lies_takes_the_process_down(tiny: dict[Role, Path], tmp_pa
     assert "rope.scaling.type is 'sideways'" in results["rope_scaling"]
     assert "attn_q.weight is of type 26" in results["integer_matrix"]
     assert "output_norm.weight is of type 8" in results["packed_norm"]
+
+
+def test_lies_in_a_later_part_are_found_too(tiny: dict[Role, Path], tmp_path: Path) -> None:
+    source = tiny[Role.SMALL_BASE]
+    changes = {
+        "whole": None,
+        "integer_matrix": (b"blk.1.ffn_gate.weight", 26),
+        "packed_norm": (b"output_norm.weight", 8),
+    }
+    firsts = {}
+    for name, change in changes.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        first, second = split(source, folder)
+        firsts[name] = first
+        if change is not None:
+            assert change[0] not in first.read_bytes()
+            second = retyped(second, second, *change)
+    cut = tmp_path / "cut"
+    cut.mkdir()
+    firsts["cut"], second = split(source, cut)
+    os.truncate(second, 100)
+    told = outcomes(list(firsts.values()))
+    results = {name: told[str(path)] for name, path in firsts.items()}
+    assert not {name: told for name, told in results.items() if told.startswith("CRASH")}
+    assert results["whole"] == ""
+    assert "blk.1.ffn_gate.weight is of type 26" in results["integer_matrix"]
+    assert "output_norm.weight is of type 8" in results["packed_norm"]
+    assert "m-00002-of-00002.gguf is damaged" in results["cut"]

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from quantize.parts import split
 
 from trimix_edge import ContextParams, FusionWeights, Role, TriMix
 from trimix_edge.errors import PromptCacheError, TargetError
@@ -90,14 +91,14 @@ def test_damage_anywhere_is_refused_and_leaves_the_contexts_alone(
     fresh: TriMix, cache: bytes, tmp_path: Path, data: st.DataObject
 ) -> None:
     fresh.generate(" the", max_tokens=2)
-    held = {role: list(context.tokens) for role, context in fresh.trio.contexts.items()}
+    held = {role: list(context.tokens[0]) for role, context in fresh.trio.contexts.items()}
     at = data.draw(st.integers(0, len(cache) - 1))
     kinds = [cache[:at], cache[:at] + bytes([cache[at] ^ 1]) + cache[at + 1 :], cache + b"x"]
     path = tmp_path / "damaged"
     path.write_bytes(data.draw(st.sampled_from(kinds)))
     with pytest.raises((PromptCacheError, TargetError)):
         fresh.load_prompt_cache(path)
-    assert {role: list(c.tokens) for role, c in fresh.trio.contexts.items()} == held
+    assert {role: list(c.tokens[0]) for role, c in fresh.trio.contexts.items()} == held
 
 
 def test_a_file_of_other_models_is_refused(
@@ -171,3 +172,28 @@ def test_a_missing_file_and_one_that_cant_be_written_are_told(
     fresh.generate(" the", max_tokens=2)
     with pytest.raises(TargetError):
         fresh.save_prompt_cache(tmp_path / "no folder" / "cache")
+
+
+def test_a_file_of_a_model_whose_later_part_differs_is_refused(
+    tiny: dict[Role, Path], tmp_path: Path
+) -> None:
+    firsts = []
+    for name in ("one", "other"):
+        folder = tmp_path / name
+        folder.mkdir()
+        first, second = split(tiny[Role.SMALL_CPT], folder)
+        firsts.append(first)
+    data = bytearray(second.read_bytes())
+    data[-1] ^= 0x40  # of a weight
+    second.write_bytes(data)
+    assert firsts[0].read_bytes() == firsts[1].read_bytes()
+    file = tmp_path / "cache"
+    with load({**tiny, Role.SMALL_CPT: firsts[0]}) as trimix:
+        trimix.generate(PROMPTS[0], max_tokens=2)
+        trimix.save_prompt_cache(file)
+        trimix.load_prompt_cache(file)
+    with (
+        load({**tiny, Role.SMALL_CPT: firsts[1]}) as trimix,
+        pytest.raises(PromptCacheError, match="is of other models"),
+    ):
+        trimix.load_prompt_cache(file)

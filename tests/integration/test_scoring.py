@@ -10,7 +10,7 @@ import pytest
 from plain_llama import PlainLlama
 from tiny_models import WORDS
 
-from trimix_edge import ContextParams, FusionWeights, Role, TriMix
+from trimix_edge import ContextParams, FusionWeights, Role, TriMix, values
 from trimix_edge.config import RuleChoice, WeightChoice
 from trimix_edge.errors import PromptError, UsageError
 from trimix_edge.fusion.by_prompt import WeightGrid
@@ -162,7 +162,7 @@ def test_newton_on_real_rows_is_the_same_kept_or_read_again(
 
 def test_explained_tokens_have_shares_of_the_models_in_force(trimix: TriMix) -> None:
     options = {"max_tokens": 6, "explain": True}
-    for rule, roles in ((RuleChoice("proxy"), set(Role)), (RuleChoice.parse("saf"), 2)):
+    for rule, roles in ((RuleChoice("proxy"), set(Role)), (values.rule("saf"), 2)):
         result = trimix.generate(CONDITION, rule=rule, **options)
         assert result.shares is not None
         assert len(result.shares) == len(result.token_ids)

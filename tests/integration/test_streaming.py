@@ -66,8 +66,8 @@ def test_an_empty_prompt_is_told(trimix: TriMix) -> None:
 
 
 def test_a_negative_limit_is_refused(trimix: TriMix) -> None:
-    with pytest.raises(UsageError, match="max-tokens"):
-        trimix.generate(PROMPT, max_tokens=-1)
+    with pytest.raises(UsageError, match="max_tokens"):
+        trimix.generate(PROMPT, max_tokens=-2)
 
 
 def test_no_tokens_wanted_gives_none(trimix: TriMix) -> None:

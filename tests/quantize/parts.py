@@ -7,10 +7,14 @@ from pathlib import Path
 from gguf import GGUFReader, GGUFWriter
 
 
-def split(source: Path, folder: Path) -> list[Path]:
-    """The same model in two files, as llama-gguf-split leaves it: metadata in the first only."""
+def split(source: Path, folder: Path, n_first: int | None = None) -> list[Path]:
+    """The same model in two files, as llama-gguf-split leaves it: metadata in the first only.
+
+    Args:
+        n_first: tensors in the first file; half of them if absent.
+    """
     reader = GGUFReader(source)
-    half = len(reader.tensors) // 2
+    half = len(reader.tensors) // 2 if n_first is None else n_first
     paths = []
     for i, tensors in enumerate((reader.tensors[:half], reader.tensors[half:])):
         paths.append(folder / f"m-0000{i + 1}-of-00002.gguf")

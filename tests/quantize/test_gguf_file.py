@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import struct
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,8 @@ from tiny_models import edit_gguf
 
 from trimix_edge.cli import run
 from trimix_edge.errors import ModelLoadError
-from trimix_edge.gguf.reader import LongArray, read_gguf
+from trimix_edge.gguf import LongArray, fingerprint, n_file_bytes, read_gguf
+from trimix_edge.gguf.reader import LongString
 from trimix_edge.llama.quantize import quantize
 from trimix_edge.planning.summary import summarise
 
@@ -80,13 +83,17 @@ def test_damage_is_an_error_of_one_line_or_harmless(
         (head(version=3 << 24), "other byte order"),
         (head(n_tensors=1 << 60), "tensors"),
         (head(n_pairs=1 << 60), "metadata entries"),
-        (head(n_pairs=1, body=struct.pack("<Q", 1 << 62)), "bytes in a string"),
+        (head(n_pairs=1, body=struct.pack("<Q", 1 << 62)), "bytes in a key"),
         (head(n_pairs=1, body=text("a") + struct.pack("<I", 99)), "unknown type 99"),
         (head(n_pairs=1, body=text("a") + struct.pack("<IIQ", 9, 4, 1 << 60)), "items in an array"),
         (head(n_pairs=1, body=text("a") + struct.pack("<IIQ", 9, 8, 1 << 20)), "ends inside"),
         (head(n_pairs=1, body=text("a") + struct.pack("<IIQ", 9, 9, 2)), "unknown type 9"),
         (head(n_pairs=2, body=(text("a") + struct.pack("<IB", 0, 1)) * 2), "comes twice"),
+        (head(n_pairs=1, body=text("k" * 2000) + struct.pack("<IB", 0, 1)), "2000 bytes in a key"),
+        (head(1, body=text("t" * 64) + struct.pack("<I", 1)), "64 bytes in a tensor's name"),
+        (head(n_tensors=1 << 17), "131072 tensors"),
         (head(1, body=text("t") + struct.pack("<I", 9)), "9 dimensions"),
+        (head(1, body=text("t") + struct.pack("<IQQIQ", 2, 32, 0, 0, 0)), r"of shape (32, 0)"),
         (head(1, body=text("t") + struct.pack("<IQIQ", 1, 8, 77, 0)), "unknown type 77"),
         (head(1, body=text("t") + struct.pack("<IQIQ", 1, 33, 8, 0)), "can't be Q8_0"),
         (head(1, body=text("t") + struct.pack("<IQQIQ", 2, 1 << 40, 1 << 40, 0, 0)), "can't be"),
@@ -106,6 +113,75 @@ def test_no_file_and_a_folder(tmp_path: Path) -> None:
         read_gguf(tmp_path / "nothing.gguf")
     with pytest.raises(ModelLoadError, match="is a directory"):
         read_gguf(tmp_path)
+
+
+def many(n: int, value: bytes) -> bytes:
+    return b"".join(text(f"key.{i}") + value for i in range(n))
+
+
+@pytest.mark.parametrize(
+    ("n", "value"),
+    [
+        (60, struct.pack("<I", 8) + text("x" * (1 << 20))),
+        (1000, struct.pack("<IIQ", 9, 4, 1024) + bytes(4096)),
+        (200, struct.pack("<IIQ", 9, 8, 1000) + text("long enough" * 20) * 1000),
+    ],
+    ids=["strings", "arrays of numbers", "arrays of strings"],
+)
+def test_metadata_take_a_bounded_part_of_memory(n: int, value: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "big.gguf"
+    path.write_bytes(head(n_pairs=n, body=many(n, value)))
+    tracemalloc.start()
+    with pytest.raises(ModelLoadError, match="metadata take more than 32 MiB"):
+        read_gguf(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 64 << 20
+
+
+def test_a_long_string_and_a_long_array_are_walked_over_in_little_memory(tmp_path: Path) -> None:
+    """Across the borders of the pieces that are read, with lengths of every residue."""
+    words = [text("y" * (i % 97)) for i in range(300_000)]
+    pairs = text("a") + struct.pack("<I", 8) + text("x" * (40 << 20))
+    pairs += text("b") + struct.pack("<IIQ", 9, 8, len(words)) + b"".join(words)
+    pairs += text("c") + struct.pack("<I", 8) + text("the end")
+    path = tmp_path / "long.gguf"
+    path.write_bytes(head(n_pairs=3, body=pairs))
+    tracemalloc.start()
+    metadata = read_gguf(path).metadata
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert metadata == {"a": LongString(40 << 20), "b": LongArray(300_000), "c": "the end"}
+    assert peak < 4 << 20
+
+
+def test_a_pipe_is_not_opened_as_it_would_never_answer(wide: Path, tmp_path: Path) -> None:
+    first, second = split(wide, tmp_path)
+    second.unlink()
+    os.mkfifo(second)
+    with pytest.raises(ModelLoadError, match=r"00002-of-00002.gguf is not a regular file"):
+        read_gguf(first)
+
+
+def test_parts_must_belong_together(wide: Path, tmp_path: Path) -> None:
+    first, second = split(wide, tmp_path)
+    whole = second.read_bytes()
+    shutil.copy(first, second)
+    with pytest.raises(ModelLoadError, match="does not say that it is part 2 of 2"):
+        read_gguf(first)
+    second.write_bytes(whole[: len(whole) - 64])
+    with pytest.raises(ModelLoadError, match=r"00002-of-00002.gguf is truncated"):
+        read_gguf(first)
+    assert n_file_bytes(first) == first.stat().st_size + second.stat().st_size
+
+
+def test_the_fingerprint_of_a_model_is_that_of_all_its_parts(wide: Path, tmp_path: Path) -> None:
+    first, second = split(wide, tmp_path)
+    before = fingerprint(first)
+    data = bytearray(second.read_bytes())
+    data[-1] ^= 1
+    second.write_bytes(data)
+    assert fingerprint(first) != before
 
 
 def test_parts_are_read_as_one_and_can_be_joined(wide: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from trimix_edge.errors import (
     TargetError,
     UsageError,
 )
-from trimix_edge.gguf.reader import read_gguf
+from trimix_edge.gguf import read_gguf
 from trimix_edge.llama import quantize as module
 from trimix_edge.llama.quantize import parse_quantization, quantizations, quantize
 from trimix_edge.planning.summary import summarise
@@ -40,6 +40,9 @@ def test_every_name_is_one_of_llama_cpp() -> None:
     assert {"Q4_0", "Q8_0", "IQ4_XS", "TQ2_0", "BF16", "COPY"} <= names.keys()
     assert not names.keys() & {"GUESSED", "NVFP4"}
     assert parse_quantization("q4_k") == "Q4_K_M"
+    assert [parse_quantization(name) for name in ("fp16", "Half", "float32")] == ["F16"] * 2 + [
+        "F32"
+    ]
 
 
 def test_llama_cpp_takes_every_name(wide: Path, tmp_path: Path) -> None:
@@ -60,9 +63,15 @@ def test_a_file_of_each_kind(name: str, wide: Path, tmp_path: Path) -> None:
     assert leftovers(tmp_path) == ["out.gguf"]
 
 
-def test_a_type_that_needs_an_importance_matrix_says_so(wide: Path, tmp_path: Path) -> None:
-    with pytest.raises(QuantizeError, match="IQ2_XXS needs an importance matrix"):
-        quantize(wide, tmp_path / "out.gguf", "IQ2_XXS")
+@pytest.mark.parametrize("name", ["IQ2_XXS", "IQ2_M", "IQ3_XXS", "IQ1_S", "Q2_K_S"])
+def test_a_type_that_needs_an_importance_matrix_says_how_to_make_one(
+    name: str, wide: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(QuantizeError) as caught:
+        quantize(wide, tmp_path / "out.gguf", name)
+    told = str(caught.value)
+    assert told.startswith(f"{name} needs an importance matrix: make one with trimix-edge imatrix")
+    assert f"{wide} --text FILE --out wide.imatrix.gguf" in told
     assert leftovers(tmp_path) == []
 
 
@@ -87,15 +96,32 @@ def test_progress_counts_the_bytes_of_the_input(wide: Path, tmp_path: Path) -> N
     assert len(heard) == len(read_gguf(wide).tensors)
 
 
-def test_rows_that_the_type_does_not_divide(narrow: Path, tmp_path: Path) -> None:
-    with pytest.raises(QuantizeError, match=r"rows of \S+ have 64 .* multiples of 256") as caught:
-        quantize(narrow, tmp_path / "out.gguf", "Q4_K_M")
-    assert "--allow-fallback" in str(caught.value)
-    assert leftovers(tmp_path) == []
-    report = quantize(narrow, tmp_path / "out.gguf", "Q4_K_M", allow_fallback=True)
+def test_rows_that_the_type_does_not_divide_get_another_type_and_one_line(
+    narrow: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "out.gguf"
+    report = quantize(narrow, target, "Q4_K_M")
     assert "blk.0.attn_q.weight" in report.fallbacks
-    kinds = {t.name: t.tensor_type.name for t in GGUFReader(tmp_path / "out.gguf").tensors}
+    kinds = {t.name: t.tensor_type.name for t in GGUFReader(target).tensors}
     assert kinds["blk.0.attn_q.weight"] == "Q5_0"
+    n_as = {
+        kind: sum(kinds[name] == kind for name in report.fallbacks) for kind in ("Q5_0", "Q8_0")
+    }
+    (note,) = report.notes
+    assert note.startswith(f"{len(report.fallbacks)} tensors have rows that are no multiple of 256")
+    assert note.endswith(f"llama.cpp stores {n_as['Q5_0']} as Q5_0, {n_as['Q8_0']} as Q8_0")
+    for older in ([], ["--allow-fallback"]):
+        assert run(["quantize", str(narrow), str(target), "q4_k_m", "--force", *older]) == 0
+        assert capfd.readouterr().out.count(note) == 1
+
+
+@pytest.mark.parametrize("name", ["m.safetensors", "m.bin", "m.pth"])
+def test_a_target_that_is_named_as_a_checkpoint_is_refused(
+    name: str, wide: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(TargetError, match=r"call it NAME\.gguf"):
+        quantize(wide, tmp_path / name, "Q8_0")
+    assert leftovers(tmp_path) == []
 
 
 def test_quantising_twice_needs_a_word(wide: Path, tmp_path: Path) -> None:
@@ -224,3 +250,19 @@ def test_the_command_line_tells_what_it_did(
     assert run(["quantize", str(wide), str(target), "--type", "q4_k_m"]) == 1
     assert capfd.readouterr().err.count("\n") == 1
     assert run(["quantize", str(wide), str(target), "--type", "nonsense", "--force"]) == 2
+    assert run(["quantize", str(wide), str(target), "Q5_K_M", "--force"]) == 0
+    assert "Q5_K_M" in capfd.readouterr().out
+    for types in ([], ["Q5_K_M", "--type", "Q5_K_M"]):
+        assert run(["quantize", str(wide), str(target), *types, "--force"]) == 2
+        assert capfd.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["out.safetensors", "out.Safetensors"])
+def test_a_name_of_another_format_is_refused(
+    name: str, wide: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["quantize", str(wide), str(tmp_path / name), "--type", "q4_k_m", "--force"]) == 1
+    told = capfd.readouterr().err
+    assert told.count("\n") == 1
+    assert ".gguf" in told
+    assert not (tmp_path / name).exists()

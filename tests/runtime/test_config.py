@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trimix_edge import values
 from trimix_edge.config import (
     MAX_DRAFT,
     ContextParams,
@@ -66,7 +67,7 @@ def test_a_weight_within_a_billionth_of_zero_is_zero(pair: tuple[float, float], 
     ],
 )
 def test_weights_are_read_from_text(text: str, expected: tuple[float, float]) -> None:
-    weights = FusionWeights.parse(text)
+    weights = values.fusion_weights(text)
     assert (weights.large_ins, weights.small_cpt) == expected
 
 
@@ -86,7 +87,7 @@ def test_weights_are_read_from_text(text: str, expected: tuple[float, float]) ->
 )
 def test_weights_that_are_none_are_refused(text: str, complaint: str) -> None:
     with pytest.raises(UsageError, match=complaint):
-        FusionWeights.parse(text)
+        values.fusion_weights(text)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e300])
@@ -96,8 +97,8 @@ def test_weights_without_meaning_cannot_exist(value: float) -> None:
 
 
 def test_plausibility_is_read_from_text() -> None:
-    assert Plausibility.parse("small-cpt:0.1") == Plausibility(Role.SMALL_CPT, 0.1)
-    assert str(Plausibility.parse("large_ins:1")) == "large_ins:1"
+    assert values.plausibility("small-cpt:0.1") == Plausibility(Role.SMALL_CPT, 0.1)
+    assert str(values.plausibility("large_ins:1")) == "large_ins:1"
 
 
 @pytest.mark.parametrize(
@@ -113,16 +114,16 @@ def test_plausibility_is_read_from_text() -> None:
 )
 def test_plausibility_that_is_none_is_refused(text: str, complaint: str) -> None:
     with pytest.raises(UsageError, match=complaint):
-        Plausibility.parse(text)
+        values.plausibility(text)
 
 
-NUMERIC = sorted({f.name for f in fields(SamplingParams)} - {"grammar"})
+NUMERIC = sorted({f.name for f in fields(SamplingParams)} - {"grammar", "logit_bias"})
 
 
 @pytest.mark.parametrize("name", NUMERIC)
 @pytest.mark.parametrize("value", [-1e9, 1e12, math.nan])
 def test_every_sampling_option_has_a_range_and_is_named(name: str, value: float) -> None:
-    with pytest.raises(UsageError, match=rf"^{name.replace('_', '-')} is "):
+    with pytest.raises(UsageError, match=rf"^{name} is "):
         SamplingParams(**{name: value})  # type: ignore[arg-type]
 
 
@@ -144,6 +145,7 @@ def test_the_seed_that_llama_cpp_reads_as_random_is_refused() -> None:
         (SamplingParams(grammar='root ::= "a"'), False),
         (SamplingParams(dry_multiplier=0.8), False),
         (SamplingParams(mirostat=2), False),
+        (SamplingParams(logit_bias={3: 1.0}), False),
     ],
 )
 def test_only_settings_that_change_no_argmax_are_bare(params: SamplingParams, bare: bool) -> None:
@@ -160,13 +162,13 @@ def test_only_settings_that_change_no_argmax_are_bare(params: SamplingParams, ba
     ],
 )
 def test_gpu_layers_are_read_from_text(texts: list[str], layers: dict[Role, int]) -> None:
-    assert ContextParams.parse_gpu_layers(texts) == layers
+    assert values.gpu_layers(texts) == layers
 
 
 @pytest.mark.parametrize("text", ["x", "tiny=3", "large_ins=", "3=large_ins", "99999999999"])
 def test_gpu_layers_that_are_none_are_refused(text: str) -> None:
     with pytest.raises(UsageError):
-        ContextParams.parse_gpu_layers([text])
+        values.gpu_layers([text])
 
 
 @pytest.mark.parametrize(
@@ -196,10 +198,10 @@ def test_contexts_without_meaning_cannot_exist(values: dict[str, object]) -> Non
     ],
 )
 def test_drafts_are_read_from_text(text: str, n_tokens: int | None, shown: str) -> None:
-    draft = Draft.parse(text)
+    draft = values.draft(text)
     assert draft.n_tokens == n_tokens
     assert str(draft) == shown
-    assert Draft.parse(str(draft)) == draft
+    assert values.draft(str(draft)) == draft
 
 
 @pytest.mark.parametrize(
@@ -215,7 +217,7 @@ def test_drafts_are_read_from_text(text: str, n_tokens: int | None, shown: str) 
 )
 def test_drafts_that_are_none_are_refused(text: str, complaint: str) -> None:
     with pytest.raises(UsageError, match=complaint):
-        Draft.parse(text)
+        values.draft(text)
 
 
 @pytest.mark.parametrize("n_tokens", [-1, MAX_DRAFT + 1])

@@ -100,7 +100,7 @@ def test_silence_means_the_papers_weights_and_greedy(tmp_path: Path) -> None:
         ("[generation]\nstop = 'x'", "generation.stop must be a list of strings"),
         ("[generation]\nstop = [1]", "generation.stop must be a list of strings"),
         ("[context]\nn_ctx = -1", "ctx is -1"),
-        ("[context]\nkv_type = 'f8'", "kv-type 'f8'"),
+        ("[context]\nkv_type = 'f8'", "kv_type 'f8'"),
         ("[", "is not TOML"),
         ("[generation]\nstop = ['']", "stop"),
     ],

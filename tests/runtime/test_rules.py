@@ -7,13 +7,13 @@ import numpy.typing as npt
 import pytest
 from fakes import ByteTokenizer, FakeModels, FirstChoice, never_ends
 
+from trimix_edge import values
 from trimix_edge.config import (
     FusionWeights,
     Plausibility,
     Role,
     RuleChoice,
     WeightChoice,
-    parse_weights,
 )
 from trimix_edge.decoding.engine import Engine
 from trimix_edge.decoding.sequence import Sequence
@@ -54,11 +54,11 @@ def test_auto_takes_the_pair_under_which_the_prompt_is_likeliest(roles: tuple[Ro
     pairs = WeightGrid(roles).pairs
     nll = [-log_softmax(fused(rows, p))[np.arange(6), targets].sum() for p in pairs]
     expected = pairs[int(np.argmin(nll))]
-    assert rule.needs == set(expected.roles)
-    assert rule.weights == expected
     np.testing.assert_array_equal(
         rule.fuse(rows).logits, LinearFusion(expected, N_VOCAB).fuse(rows).logits
     )
+    assert rule.weights == expected
+    assert rule.needs == set(expected.roles)
 
 
 def test_entropy_takes_the_pair_that_is_surest_of_the_first_token_and_keeps_it() -> None:
@@ -129,7 +129,7 @@ def test_the_mask_applies_to_saf_and_its_judge_is_loaded() -> None:
     ],
 )
 def test_a_rule_loads_only_what_it_runs(text: str, needs: set[Role]) -> None:
-    choice = RuleChoice.parse(text)
+    choice = values.rule(text)
     pair = FusionWeights(0.1, 0.9)
     assert rule_roles(choice, pair, None, tuple(Role)) == needs
     assert make_rule(choice, pair, N_VOCAB).needs == needs
@@ -138,7 +138,7 @@ def test_a_rule_loads_only_what_it_runs(text: str, needs: set[Role]) -> None:
 @pytest.mark.parametrize("text", ["", "ppl", "single", "single:tiny", "saf:small_base", "proxy:x"])
 def test_no_other_rule_exists(text: str) -> None:
     with pytest.raises(UsageError):
-        RuleChoice.parse(text)
+        values.rule(text)
 
 
 @pytest.mark.parametrize(
@@ -151,11 +151,11 @@ def test_no_rule_that_means_nothing_can_be_made(name: str, role: Role | None) ->
 
 
 def test_weights_are_words_or_numbers() -> None:
-    assert parse_weights("auto") is WeightChoice.AUTO
-    assert parse_weights(" entropy") is WeightChoice.ENTROPY
-    assert parse_weights("0.1,0.9") == FusionWeights(0.1, 0.9)
+    assert values.weights("auto") is WeightChoice.AUTO
+    assert values.weights(" entropy") is WeightChoice.ENTROPY
+    assert values.weights("0.1,0.9") == FusionWeights(0.1, 0.9)
     with pytest.raises(UsageError, match="neither auto nor entropy"):
-        parse_weights("automatic")
+        values.weights("automatic")
 
 
 def test_shares_tell_who_preferred_the_token_over_the_best_other_one() -> None:
@@ -188,10 +188,13 @@ def test_auto_evaluates_each_token_of_the_prompt_once_and_drops_a_role_of_weight
         return row if role is not Role.SMALL_BASE else np.roll(row, 7) * 9
 
     prompt = list(range(23))
-    models, sequence = FakeModels(script), Sequence(prompt)
+    models = FakeModels(script)
     rule = DynamicFusion(WeightChoice.AUTO, tuple(Role), ByteTokenizer.n_vocab)
-    list(Engine(models, rule, FirstChoice(), ByteTokenizer.is_end).generate(sequence, 3))
-    assert [t for call in models.calls for t in call.tokens][: len(prompt)] == prompt
-    assert len(models.sequence) == len(prompt) + 2
+    engine = Engine(models, ByteTokenizer.is_end, ByteTokenizer.n_vocab)
+    engine.add(Sequence(prompt, rule, FirstChoice(), 3))
+    while not engine.is_idle:
+        engine.step()
+    assert [t for (feed,) in models.calls for t in feed.tokens][: len(prompt)] == prompt
     assert rule.weights is not None
-    assert models.active == set(rule.weights.roles)
+    assert len(models.in_step(0, rule.weights.roles)) == len(prompt) + 2
+    assert set(models.calls[-1][0].roles) == set(rule.weights.roles)

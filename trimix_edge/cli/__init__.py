@@ -17,17 +17,22 @@ from trimix_edge.cli import (
     bench,
     chat,
     compare,
+    compare_quants,
     convert,
     evaluate,
     fit,
     generate,
+    imatrix,
     info,
     inspect,
+    plan,
     presets,
     pull,
     quantize,
     score,
+    serve,
 )
+from trimix_edge.cli.options import name_flags
 from trimix_edge.cli.streams import (
     fill_closed_streams,
     one_line,
@@ -35,7 +40,15 @@ from trimix_edge.cli.streams import (
     shown_notices,
     use_utf8,
 )
-from trimix_edge.errors import TriMixError, UsageError
+from trimix_edge.errors import (
+    ContextError,
+    ContextOverflowError,
+    DecodeError,
+    PromptError,
+    TriMixError,
+    TrioConfigError,
+    UsageError,
+)
 
 app = typer.Typer(
     name="trimix-edge",
@@ -46,16 +59,20 @@ app = typer.Typer(
 )
 app.command("generate")(generate.command)
 app.command("chat")(chat.command)
+app.command("serve")(serve.command)
 app.command("score")(score.command)
 app.command("fit")(fit.command)
 app.command("bench")(bench.command)
 app.command("evaluate")(evaluate.command)
 app.command("compare")(compare.command)
 app.command("info")(info.command)
+app.command("plan")(plan.command)
 app.command("presets")(presets.command)
 app.command("pull")(pull.command)
 app.command("convert")(convert.command)
 app.command("quantize")(quantize.command)
+app.command("imatrix")(imatrix.command)
+app.command("compare-quants")(compare_quants.command)
 app.command("inspect")(inspect.command)
 
 
@@ -116,7 +133,9 @@ def _run(arguments: list[str] | None) -> int:
         code = command.main(arguments, prog_name="trimix-edge", standalone_mode=False)
         sys.stdout.flush()
     except UsageError as error:
-        return _fail(error, 2)
+        return _fail(name_flags(str(error)), 2)
+    except (TrioConfigError, PromptError, ContextError, ContextOverflowError, DecodeError) as error:
+        return _fail(name_flags(str(error)), 1)
     except TriMixError as error:
         return _fail(error, 1)
     except _WrongUsage as error:

@@ -103,7 +103,6 @@ def command(
                 on_progress=bar.loading,
             )
         )
-        trimix.measure_batches(bar.measuring, anew=True)
         report = run_bench(trimix, params, bar.update)
     if as_json:
         print(json.dumps(_as_json(report)))
@@ -166,11 +165,14 @@ def _show(report: BenchReport) -> None:
     roomy = console.options.update(max_width=1000)
     console.width = max(console.width, console.measure(table, options=roomy).maximum)
     console.print(table, "")
-    batches = Table("a batch of", *(str(size) for size in _sizes(report)), "1", box=None)
-    for role, costs in report.costs.seconds.items():
-        times = (f"{costs[size] / costs[1]:.2f}" for size in _sizes(report))
-        batches.add_row(str(role), *times, f"{costs[1] * 1e3:.2f} ms")
-    console.print(batches, "")
+    lengths = sorted({n for run in report.measured.values() for n in run.arms})
+    if lengths:
+        arms = Table("tokens/s by draft length", *map(str, lengths), box=None)
+        for name, run in report.measured.items():
+            if run.arms:
+                rates = (run.arms[n] for n in lengths)
+                arms.add_row(name, *(f"{rate:.1f} ({rounds})" for rate, rounds in rates))
+        console.print(arms, "[dim]in brackets: rounds that drafted so many tokens[/dim]", "")
     rest = report.peak_memory - report.file_bytes - report.kv_bytes
     console.print(
         f"a prompt of {report.n_shared} tokens that shares 90 % of them with the one before starts "
@@ -184,10 +186,6 @@ def _show(report: BenchReport) -> None:
         console.print(
             f"[dim]Random weights: an acceptance of {params.acceptance:g} is simulated.[/dim]"
         )
-
-
-def _sizes(report: BenchReport) -> list[int]:
-    return sorted(next(iter(report.costs.seconds.values())))
 
 
 def _as_json(report: BenchReport) -> dict[str, Any]:
@@ -212,6 +210,10 @@ def _as_json(report: BenchReport) -> dict[str, Any]:
                 "rounds": run.rounds,
                 "drafted": run.drafted,
                 "accepted": run.accepted,
+                "by_draft_length": {
+                    str(n): {"tokens_per_second": rate, "rounds": rounds}
+                    for n, (rate, rounds) in run.arms.items()
+                },
             }
         )
     params = report.params
@@ -222,7 +224,6 @@ def _as_json(report: BenchReport) -> dict[str, Any]:
             for role, seconds in report.prompt_seconds.items()
         },
         "cases": rows,
-        "batch_seconds": {str(role): costs for role, costs in report.costs.seconds.items()},
         "shared_start": {"tokens": report.n_shared, "share_of_time": report.shared_start},
         "peak_memory": report.peak_memory,
         "file_bytes": report.file_bytes,

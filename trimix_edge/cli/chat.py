@@ -74,9 +74,6 @@ def command(
         )
         bar.close()
         with trimix:
-            if (length or manifest.draft).n_tokens is None:
-                trimix.measure_batches(bar.measuring)
-                bar.close()
             interactive = sys.stdin.isatty()
             if interactive:
                 _tell(banner(trimix.manifest))

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from trimix_edge.cli import making
-from trimix_edge.cli.evaluate import show
+from trimix_edge.cli.evaluate import Judge, show
 
 
 def command(
@@ -24,13 +24,15 @@ def command(
     as_markdown: Annotated[
         bool, typer.Option("--markdown", help="Print the whole report as Markdown.")
     ] = False,
+    judge: Judge = "default",
     as_json: making.AsJson = False,
 ) -> None:
     """Put runs side by side: intervals, differences, and how likely they are chance."""
     from trimix_edge.evaluate.report import compare
     from trimix_edge.evaluate.show import markdown
+    from trimix_edge.evaluate.tasks import parse_judge
 
-    report = compare(runs)
+    report = compare(runs, parse_judge(judge))
     if as_json:
         print(json.dumps(report, ensure_ascii=False))
     elif as_markdown:

@@ -12,7 +12,6 @@ from typing import Any
 from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
-from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -102,18 +101,22 @@ def show_table(
 ) -> None:
     """Print a table; where the terminal is too narrow for whole cells, a block of lines a row.
 
+    Only the last column may take several lines.
+
     Args:
         right: the columns, from 0, whose cells stand at the right: numbers.
     """
     console = console or Console(highlight=False, markup=False)
-    table = Table(box=None)
-    for i, name in enumerate(header):
-        table.add_column(name, justify="right" if i in right else "left", no_wrap=True)
-    for row in rows:
-        table.add_row(*map(escape, row))
-    if Measurement.get(console, console.options.update(width=10_000), table).maximum <= (
-        console.width
-    ):
+    columns = list(zip(header, *rows, strict=True))
+    words = [word for cell in columns[-1] for word in cell.split()]
+    needed = sum(max(map(cell_len, cells)) + 2 for cells in (*columns[:-1], words))
+    if needed <= console.width:
+        table = Table(box=None)
+        for i, name in enumerate(header):
+            is_last = i == len(header) - 1
+            table.add_column(name, justify="right" if i in right else "left", no_wrap=not is_last)
+        for row in rows:
+            table.add_row(*map(escape, row))
         console.print(table)
         return
     for first, *others in rows:

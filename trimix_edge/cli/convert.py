@@ -25,8 +25,14 @@ def command(
     ],
     outtype: Annotated[
         str,
-        typer.Option(help="f32, f16, bf16, q8_0, auto, or a type that llama.cpp quantises to."),
+        typer.Option(
+            "--outtype",
+            "--type",
+            "--quant",
+            help="f32, f16, bf16, q8_0, auto, or a type that llama.cpp quantises to.",
+        ),
     ] = "auto",
+    imatrix: making.Imatrix = None,
     base: Annotated[
         str | None,
         typer.Option(
@@ -58,7 +64,7 @@ def command(
             base=base,
             pre=pre,
             allow_nan=allow_nan,
-            allow_fallback=allow_fallback,
+            imatrix=imatrix,
             overwrite=force,
             on_progress=bar.update,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Annotated
+from unicodedata import category
 
 import typer
 
@@ -13,6 +14,16 @@ from trimix_edge.cli import options as opt
 from trimix_edge.cli.console import Bar, announce_kernels, stderr
 
 _BENCHMARK, _RESULTS = "Benchmark", "Results"
+
+
+Judge = Annotated[
+    str,
+    typer.Option(
+        help="default reads letters and numbers as people write them; paper scores exactly as the "
+        "paper's code.",
+        rich_help_panel=_RESULTS,
+    ),
+]
 
 
 def command(
@@ -54,15 +65,43 @@ def command(
     shots: Annotated[
         int | None,
         typer.Option(
-            help="Exemplars; 5 if absent, 3 for titles.",
+            help="Exemplars; if absent 5, 3 for titles, and 3 of each label where they are "
+            "balanced.",
             rich_help_panel=_BENCHMARK,
             show_default=False,
         ),
     ] = None,
+    exemplars: Annotated[
+        str | None,
+        typer.Option(
+            help="first: the first of the file; balanced: the first of each label, shuffled. If "
+            "absent as in the paper: balanced where there are labels.",
+            rich_help_panel=_BENCHMARK,
+            show_default=False,
+        ),
+    ] = None,
+    max_chars: Annotated[
+        int | None,
+        typer.Option(
+            help="Characters that are shown of a text (classification) or an article (titles); "
+            "1024 if absent, 0 for all.",
+            rich_help_panel=_BENCHMARK,
+            show_default=False,
+        ),
+    ] = None,
+    dev: Annotated[
+        bool,
+        typer.Option(
+            "--dev",
+            help="Let --rule saf:auto choose its host on dev data, for each task and language.",
+            rich_help_panel=_BENCHMARK,
+        ),
+    ] = False,
     seed: Annotated[
         int,
         typer.Option(
-            help="0, 1, 2: which train file the exemplars come from; also of resampling.",
+            help="0, 1, 2 (the paper's 1, 2, 3): exemplars come from train_1.json, train_2.json, "
+            "train_3.json; also of resampling.",
             rich_help_panel=_BENCHMARK,
         ),
     ] = 0,
@@ -105,6 +144,23 @@ def command(
             rich_help_panel=_RESULTS,
         ),
     ] = False,
+    judge: Judge = "default",
+    keep_prompts: Annotated[
+        bool,
+        typer.Option(
+            "--keep-prompts",
+            help="Write each prompt beside its prediction.",
+            rich_help_panel=_RESULTS,
+        ),
+    ] = False,
+    print_prompts: Annotated[
+        bool,
+        typer.Option(
+            "--print-prompts",
+            help="Print the first prompt of each task, and do nothing else.",
+            rich_help_panel=_RESULTS,
+        ),
+    ] = False,
     as_json: making.AsJson = False,
     trio: Annotated[
         str | None,
@@ -129,7 +185,8 @@ def command(
     rule: Annotated[
         list[str] | None,
         typer.Option(
-            help="A rule beside TriMix: proxy, average, saf:HOST, single:ROLE; may be repeated.",
+            help="A rule beside TriMix: proxy, average, saf:HOST, saf:auto (with --dev), "
+            "single:ROLE; may be repeated.",
             rich_help_panel="Fusion",
             show_default=False,
         ),
@@ -141,34 +198,51 @@ def command(
     threads: opt.Threads = None,
     gpu_layers: opt.GpuLayers = None,
     kv_type: opt.KvType = None,
+    parallel: opt.Parallel = None,
 ) -> None:
     """Evaluate a trio on benchmarks; run again, it goes on where it stopped."""
+    from trimix_edge.evaluate.data import skipped
     from trimix_edge.evaluate.evaluation import evaluate
-    from trimix_edge.evaluate.plan import Settings
+    from trimix_edge.evaluate.plan import Settings, sample_prompts
     from trimix_edge.evaluate.systems import System
-    from trimix_edge.evaluate.tasks import Selection
+    from trimix_edge.evaluate.tasks import Selection, parse_judge
     from trimix_edge.trios.manifest import TrioManifest
 
+    selection = Selection.parse(
+        data,
+        tasks=tasks,
+        languages=langs,
+        direction=direction,
+        split=split,
+        shots=shots,
+        exemplars=exemplars,
+        max_chars=max_chars,
+        limit=limit,
+        seed=seed,
+        prompt_language=prompt_language,
+    )
+    if print_prompts:
+        show_prompts(sample_prompts(selection, templates), as_json=as_json)
+        for text in skipped(selection):
+            stderr.print(f"note: {text}", markup=False, soft_wrap=True)
+        return
     manifest = TrioManifest.find(trio, opt.models(large_ins, small_cpt, small_base))
+    mask = opt.plausibility(plausibility)
+    context = opt.context(manifest, ctx, batch, threads, gpu_layers, kv_type)
     settings = Settings(
-        selection=Selection.parse(
-            data,
-            tasks=tasks,
-            languages=langs,
-            direction=direction,
-            split=split,
-            shots=shots,
-            limit=limit,
-            seed=seed,
-            prompt_language=prompt_language,
-        ),
+        selection=selection,
         manifest=manifest,
-        systems=System.choose(weights or [], rule or [], opt.plausibility(plausibility), manifest),
-        context=opt.context(manifest, ctx, batch, threads, gpu_layers, kv_type),
-        sampling=opt.sampling(manifest, {}, greedy=greedy, grammar=None),
+        systems=System.choose(weights or [], rule or [], mask, manifest, dev=dev),
+        context=context,
+        sampling=opt.sampling_params(manifest, {}, greedy=greedy, grammar=None),
         chat=manifest.chat if chat is None else chat,
         templates=templates,
+        judge=parse_judge(judge),
+        keep_prompts=keep_prompts,
+        parallel=opt.parallel(parallel, manifest, context),
     )
+    if stderr.is_terminal:
+        stderr.print(f"[dim]({settings.parallel} items at once: --parallel)[/dim]")
     announce_kernels()
     with Bar() as bar:
         report = evaluate(
@@ -185,6 +259,17 @@ def command(
         print(json.dumps(report, ensure_ascii=False))
         return
     show(report)
+
+
+def show_prompts(prompts: list[tuple[str, str]], *, as_json: bool) -> None:
+    """Prompts by the names of their cells; what could steer a terminal is shown as U+FFFD."""
+    if as_json:
+        cells = [{"cell": cell, "prompt": prompt} for cell, prompt in prompts]
+        print(json.dumps(cells, ensure_ascii=False))
+        return
+    for number, (cell, prompt) in enumerate(prompts):
+        text = "".join("\ufffd" if category(c) == "Cc" and c not in "\n\t" else c for c in prompt)
+        print(f"{chr(10) if number else ''}=== {cell} ===\n{text}")
 
 
 def show(report: dict[str, object]) -> None:

@@ -92,7 +92,7 @@ def command(
         )
     if save and manifest.path is not None:
         check_savable(manifest.path)
-    plt = None if plot is None else _pyplot()
+    plt = None if plot is None else making.pyplot()
     texts = [opt.read_text(path, "text", PromptError) for path in text or []]
     read = (
         [] if pairs is None else read_pairs(opt.read_text(pairs, "pairs", PromptError), str(pairs))
@@ -111,7 +111,7 @@ def command(
             on_progress=bar.loading,
         ) as trimix,
     ):
-        roles = grid.roles if choice is None else trimix.trio.roles
+        roles = grid.roles if choice is None else trimix.roles
         source = TextSource(trimix, roles, samples_of(trimix, texts, read, chat=chat), bar.update)
         if choice is not None:
             host = fit_host(source)
@@ -222,19 +222,6 @@ def _tell_host(host: HostFit, *, as_json: bool) -> None:
         f"gain: {host.gain.nats:.5f} ± {host.gain.error:.5f} nats a token, {host.n_tokens} tokens"
     )
     print(f"--rule {host.rule}")
-
-
-def _pyplot() -> Any:
-    try:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        from matplotlib import pyplot
-    except ImportError:
-        raise UsageError(
-            "--plot needs matplotlib: pip install 'trimix-edge[plot]', or leave --plot away"
-        ) from None
-    return pyplot
 
 
 def _draw(plt: Any, fit: Fit, target: Path) -> None:

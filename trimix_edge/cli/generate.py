@@ -16,7 +16,8 @@ from trimix_edge.errors import PromptCacheError, PromptError, UsageError
 
 if TYPE_CHECKING:
     from trimix_edge.decoding.chat import Message
-    from trimix_edge.trimix import Prompt, TriMix
+    from trimix_edge.decoding.prepare import Prompt
+    from trimix_edge.trimix import TriMix
 
 
 def command(
@@ -134,8 +135,6 @@ def command(
                 "draft": length,
                 "on_progress": bar.prompt,
             }
-            if (length or manifest.draft).n_tokens is None:
-                trimix.measure_batches(bar.measuring)
             if prompt_cache is not None:
                 _take_up(trimix, prompt_cache)
             turns = _messages(system, prompt) if system is not None else prompt

@@ -29,7 +29,7 @@ def command(
     from rich.table import Table
 
     from trimix_edge.config import ContextParams
-    from trimix_edge.gguf.reader import read_gguf
+    from trimix_edge.gguf import read_gguf
     from trimix_edge.planning.summary import summarise
 
     wanted = ContextParams(n_ctx=ctx or 0, kv_type=kv_type or "f16")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from trimix_edge import values
 from trimix_edge.cli.console import stderr
 from trimix_edge.config import (
     ContextParams,
@@ -18,7 +20,6 @@ from trimix_edge.config import (
     Role,
     RuleChoice,
     SamplingParams,
-    parse_weights,
 )
 from trimix_edge.config import Weights as FusionWeightsOrChoice
 from trimix_edge.errors import GrammarError, PromptError, TriMixError, UsageError
@@ -171,9 +172,45 @@ GpuLayers = Annotated[
         "-ngl",
     ),
 ]
+Parallel = Annotated[
+    int | None,
+    _option(
+        "Generations at once; as many as have room, up to 16, if absent.",
+        _MACHINE,
+        "--parallel",
+        "-np",
+    ),
+]
 KvType = Annotated[
     str | None, _option("Type of the KV cache: f16, q8_0, ...", _MACHINE, "--kv-type")
 ]
+
+
+_RENAMED = {
+    "n_ctx": "--ctx",
+    "n_batch": "--batch",
+    "n_threads": "--threads",
+    "n_parallel": "--parallel",
+}
+_PARAMETERS = {
+    **{f.name: f"--{f.name.replace('_', '-')}" for f in fields(SamplingParams) if "_" in f.name},
+    **{name: f"--{name.replace('_', '-')}" for name in ("kv_type", "gpu_layers", "max_tokens")},
+    **_RENAMED,
+}
+
+
+def name_flags(message: str) -> str:
+    """A library's message with its parameters named as on the command line; a manifest's keys are
+    called what they are there."""
+    if ".toml" in message:
+        return message
+    names = "|".join(_PARAMETERS)
+    message = re.sub(rf"\b({names})\b", lambda found: _PARAMETERS[found[1]], message)
+    return re.sub(
+        r"(\w+) is needed and has no file: name one",
+        lambda found: f"{found[0]} with --{found[1].replace('_', '-')}",
+        message,
+    )
 
 
 def models(
@@ -188,7 +225,7 @@ def models(
 
 
 def weights(text: str | None) -> FusionWeightsOrChoice | None:
-    return None if text is None else parse_weights(text)
+    return None if text is None else values.weights(text)
 
 
 def rule(text: str | None, weights: str | None) -> RuleChoice | None:
@@ -199,7 +236,7 @@ def rule(text: str | None, weights: str | None) -> RuleChoice | None:
     """
     if text is None:
         return None
-    choice = RuleChoice.parse(text)
+    choice = values.rule(text)
     if weights is not None:
         choice.refuse_weights()
     return choice
@@ -218,7 +255,7 @@ def draft(
     """The length of drafts; says so, once, where one is asked for that nothing can write."""
     if text is None:
         return None
-    parsed = Draft.parse(text)
+    parsed = values.draft(text)
     in_force = wanted or manifest.weights
     # Weights chosen by prompt may give any role something.
     roles = in_force.roles if isinstance(in_force, FusionWeights) else tuple(Role)
@@ -229,7 +266,7 @@ def draft(
 
 
 def plausibility(text: str | None) -> Plausibility | None:
-    return None if text is None else Plausibility.parse(text)
+    return None if text is None else values.plausibility(text)
 
 
 def context(
@@ -248,15 +285,16 @@ def context(
     }
     return replace(
         manifest.context,
-        gpu_layers=ContextParams.parse_gpu_layers(gpu_layers or []),
+        gpu_layers=values.gpu_layers(gpu_layers or []),
         **{name: value for name, value in given.items() if value is not None},
     )
 
 
 def sampling(
     manifest: TrioManifest, options: dict[str, Any], *, greedy: bool, grammar: Path | None
-) -> SamplingParams:
-    """The manifest's sampling with the given options in place; ``--greedy`` starts from nothing.
+) -> dict[str, Any]:
+    """The sampler settings that were given, to be laid over the manifest's; all of them for
+    ``--greedy``.
 
     Raises:
         UsageError: ``--greedy`` beside an option that contradicts it, or a value out of range.
@@ -269,8 +307,28 @@ def sampling(
         if given.keys() - {"seed"}:
             name = min(given.keys() - {"seed"}).replace("_", "-")
             raise UsageError(f"--greedy switches every sampler off: leave --{name} away")
-        return SamplingParams()
-    return replace(manifest.sampling, **given)
+        given = {f.name: getattr(SamplingParams(), f.name) for f in fields(SamplingParams)}
+    values.overlay(manifest.sampling, given)
+    return given
+
+
+def parallel(given: int | None, manifest: TrioManifest, context: ContextParams) -> int:
+    """Generations at once: what was given, or what fits into memory."""
+    from trimix_edge.gguf import DEFAULT_N_CTX
+    from trimix_edge.planning.parallel import default_parallel
+
+    if given is not None:
+        return replace(context, n_parallel=given).n_parallel  # checks the range
+    paths = [path for path in manifest.models.values() if path.exists()]
+    return default_parallel(paths, context.n_ctx or DEFAULT_N_CTX, context.kv_type)
+
+
+def sampling_params(
+    manifest: TrioManifest, options: dict[str, Any], *, greedy: bool, grammar: Path | None
+) -> SamplingParams:
+    """What :func:`sampling` gives, laid over the manifest's."""
+    given = sampling(manifest, options, greedy=greedy, grammar=grammar)
+    return values.overlay(manifest.sampling, given)
 
 
 def read_stdin() -> str:

@@ -27,12 +27,14 @@ def command(
     as_json: making.AsJson = False,
 ) -> None:
     """List the trios that `trimix-edge pull` knows, with their sizes and memory needs."""
+    import psutil
     from rich.console import Console
 
     from trimix_edge.config import ContextParams, Role
     from trimix_edge.errors import UsageError
+    from trimix_edge.gguf import DEFAULT_N_CTX
     from trimix_edge.hub import presets, presets_for
-    from trimix_edge.planning.memory import DEFAULT_N_CTX
+    from trimix_edge.planning.plan import fits
 
     quant = quant.upper()
     found = list(presets().values()) if language is None else presets_for(language)
@@ -44,7 +46,7 @@ def command(
     if as_json:
         print(json.dumps([_as_json(p, quant, n_ctx) for p in found], ensure_ascii=False))
         return
-    rows = []
+    rows, installed = [], psutil.virtual_memory().total
     for preset in found:
         models = preset.models.values()
         notes = list(preset.licenses)
@@ -58,10 +60,11 @@ def command(
             preset.language_name.partition(" (")[0],
             f"{size / 1e9:.1f} GB",
             f"{memory / 1e9:.1f} GB",
+            "fits" if fits(memory, installed) else "no",
             ", ".join(notes),
         )
         rows.append(row)
-    show_table(("preset", "language", "size", "memory", "licence"), rows, right=(2, 3))
+    show_table(("preset", "language", "size", "memory", "here", "licence"), rows, right=(2, 3))
     unused = [p for p in found if p.weights.of(Role.SMALL_BASE) == 0.0]
     Console(highlight=False).print(
         f"[dim]{quant}; size: all three files; memory: with the default weights, at {n_ctx} tokens "

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from trimix_edge.cli import making
+from trimix_edge.cli.console import stderr
+
+if TYPE_CHECKING:
+    from trimix_edge.hub import Preset
 
 
 def command(
@@ -28,8 +33,20 @@ def command(
             show_default=False,
         ),
     ] = None,
+    imatrix_text: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE[:SHARE]",
+            help="Make an importance matrix of each model from this text, and quantise with it; "
+            "may be given several times.",
+            show_default=False,
+        ),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Fetch and convert again what is already there.")
+    ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Do not ask, also if it will not fit into memory.")
     ] = False,
     as_json: making.AsJson = False,
 ) -> None:
@@ -38,8 +55,17 @@ def command(
     from trimix_edge.hub import find_preset, pull
 
     found = find_preset(preset)
+    texts = making.calibration_texts(imatrix_text or [])
+    _check_memory(found, quant.upper(), yes)
     with making.ByteBar() as bar:
-        report = pull(found, to or Path(found.name), quant, overwrite=force, on_progress=bar.update)
+        report = pull(
+            found,
+            to or Path(found.name),
+            quant,
+            imatrix_texts=texts,
+            overwrite=force,
+            on_progress=bar.update,
+        )
     if as_json:
         models = {
             str(role): {
@@ -60,3 +86,37 @@ def command(
     print(f"try it: trimix-edge generate {report.trio.parent} 'YOUR PROMPT'")
     if any(model.how == "converted" for model in report.models.values()):
         print("the checkpoints stay in Hugging Face's cache: `hf cache ls`, `hf cache rm`")
+
+
+def _check_memory(preset: Preset, quant: str, yes: bool) -> None:
+    """Tell what the trio will take, and ask before what does not fit is downloaded."""
+    import psutil
+
+    from trimix_edge.errors import UsageError
+    from trimix_edge.files import megabytes
+    from trimix_edge.gguf import DEFAULT_N_CTX
+    from trimix_edge.planning.plan import fits, memory_need
+
+    if quant not in next(iter(preset.models.values())).sizes:  # told by pull, or of no known size
+        return
+    models = preset.target([quant]).variants[quant]
+    roles = [str(role) for role in preset.weights.roles]
+    need = memory_need([models[role] for role in roles], DEFAULT_N_CTX)
+    memory = psutil.virtual_memory().total
+    told = (
+        f"{preset.name} as {quant}: {megabytes(sum(m.n_file_bytes for m in models.values()))} of "
+        f"files; {megabytes(need)} of memory at {DEFAULT_N_CTX:,} tokens of context, this machine "
+        f"has {megabytes(memory)} in all"
+    )
+    if fits(need, memory) or yes:
+        if stderr.is_terminal:
+            stderr.print(f"[dim]{told}[/dim]")
+        return
+    if not (sys.stdin.isatty() and stderr.is_terminal):
+        raise UsageError(
+            f"{told}, and it will not fit: choose a smaller --quant (see trimix-edge plan "
+            f"{preset.name}), or download it all the same with --yes"
+        )
+    stderr.print(f"{told}, and it will not fit (see trimix-edge plan {preset.name})")
+    if not typer.confirm("Download it all the same?", err=True):
+        raise typer.Abort

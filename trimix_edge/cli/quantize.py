@@ -12,6 +12,7 @@ import typer
 
 from trimix_edge.cli import making
 from trimix_edge.cli import options as opt
+from trimix_edge.errors import UsageError
 
 
 def command(
@@ -26,10 +27,16 @@ def command(
     target: Annotated[
         Path, typer.Argument(metavar="OUT.gguf", help="The file to write.", show_default=False)
     ],
-    type_: Annotated[
-        str,
-        typer.Option("--type", help="llama.cpp's name of the type, as Q4_K_M.", show_default=False),
-    ],
+    type_name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="TYPE",
+            help="llama.cpp's name of the type, as Q4_K_M, in any case.",
+            show_default=False,
+        ),
+    ] = None,
+    type_option: making.Type = None,
+    imatrix: making.Imatrix = None,
     allow_requantize: Annotated[
         bool,
         typer.Option("--allow-requantize", help="Start from weights that are quantised already."),
@@ -44,13 +51,16 @@ def command(
     from trimix_edge.files import megabytes
     from trimix_edge.llama.quantize import quantize
 
+    if (type_name is None) == (type_option is None):
+        what = "no type" if type_name is None else "the type twice"
+        raise UsageError(f"quantize was given {what}: quantize IN.gguf OUT.gguf Q4_K_M")
     with making.ByteBar() as bar:
         report = quantize(
             source,
             target,
-            type_,
+            type_name or type_option or "",
+            imatrix=imatrix,
             allow_requantize=allow_requantize,
-            allow_fallback=allow_fallback,
             overwrite=force,
             threads=ContextParams(n_threads=threads or 0).n_threads,
             on_progress=partial(bar.update, f"quantising {source.name}"),
@@ -62,5 +72,5 @@ def command(
         f"{report.target}: {report.type}, {megabytes(report.n_bytes_before)} -> "
         f"{megabytes(report.n_bytes)}"
     )
-    if report.fallbacks:
-        print(f"  in another type: {', '.join(report.fallbacks)}")
+    for note in report.notes:
+        print(f"  {note}")

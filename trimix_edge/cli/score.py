@@ -94,11 +94,11 @@ def command(
             stride=stride,
             on_progress=lambda done, total: bar.update(f"text of {total} tokens", done, total),
         )
-        context = trimix.trio.context
+        n_ctx = trimix.n_ctx
     if as_json:
         print(json.dumps(_as_json(score), ensure_ascii=False))
         return
-    _print(score, context.n_ctx)
+    _print(score, n_ctx)
 
 
 def _trio_and_text(arguments: list[str]) -> tuple[str | None, str]:

@@ -1,249 +1,273 @@
-"""The loop that makes tokens: evaluate, fuse, choose, append. Token ids only, no text."""
+"""Continuous batching: all running sequences share each step. Token ids only, no text.
+
+A step is schedule, run, postprocess (as in vLLM, Kwon et al., SOSP 2023; iteration-level scheduling
+is Orca's, Yu et al., OSDI 2022). One sequence is the special case of one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from time import perf_counter
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from trimix_edge.config import Role
-from trimix_edge.decoding.sequence import FinishReason, Sequence
-from trimix_edge.errors import ContextOverflowError, PromptError
-from trimix_edge.fusion.rule import Evaluated, FusionRule, TrioLogits
+from trimix_edge.decoding.drafting import Drafting
+from trimix_edge.decoding.feed import Feed
+from trimix_edge.decoding.scheduler import Group, Places, Scheduler, Work
+from trimix_edge.decoding.sequence import FinishReason, Token
+from trimix_edge.decoding.sequence import Sequence as TokenSequence
+from trimix_edge.decoding.token_info import describe
+from trimix_edge.errors import ContextOverflowError, DecodeError, PromptError
+from trimix_edge.fusion.rule import Fused, TrioLogits
 
-PromptProgress = Callable[[int, int], None]
-"""Called with the tokens of the prompt that have been evaluated, and all of them."""
-
-
-class Token(NamedTuple):
-    """A generated token; if asked for, its fused log-probability in nats, and what part each role
-    had in its choice (:meth:`FusionRule.shares`)."""
-
-    id: int
-    logprob: float | None
-    shares: Mapping[Role, float] | None
+Output = tuple[TokenSequence, Token | None]
+"""A sequence and its next token; None where it ended without one."""
 
 
-class Models(Protocol):
+class Models(Places, Protocol):
     """What the engine needs of a :class:`~trimix_edge.decoding.trio.Trio`."""
 
     decode_seconds: dict[Role, float]
 
     @property
     def n_ctx(self) -> int: ...
-    @property
-    def n_batch(self) -> int: ...
-    @property
-    def max_rows(self) -> int: ...
-    def start(self, roles: Collection[Role], prompt: list[int]) -> int: ...
-    def focus(self, roles: Collection[Role]) -> None: ...
-    def truncate(self, n_past: int) -> None: ...
+    def truncate(self, seq: int, n_past: int, roles: Collection[Role]) -> None: ...
     def decode(
-        self, tokens: list[int], n_rows: int = 1, *, abortable: bool = False
+        self, feeds: Sequence[Feed], *, is_cancelled: Callable[[], bool] | None = None
     ) -> TrioLogits: ...
 
 
-class Chooser(Protocol):
-    """What the engine needs of a :class:`~trimix_edge.llama.Sampler`."""
-
-    def choose(self, logits: npt.NDArray[np.float32], best: int) -> int: ...
-    def accept(self, token: int) -> None: ...
-    def accept_prompt(self, tokens: list[int]) -> None: ...
-
-
-class Lookahead(Protocol):
-    """How the engine gets on: one token after the other, or some of them guessed at once."""
-
-    def advance(self, sequence: Sequence, limit: int) -> Evaluated:
-        """Evaluate the last token, and at most ``limit`` guesses at the next ones."""
-
-    def learn(self, emitted: list[int], seconds: float) -> None:
-        """Hear which tokens were emitted from what :meth:`advance` had evaluated, and how long
-        fusing and choosing took."""
-
-
-class OneByOne:
-    """The plain way: no guesses."""
-
-    def __init__(self, models: Models) -> None:
-        self._models = models
-
-    def advance(self, sequence: Sequence, limit: int) -> Evaluated:
-        return Evaluated(self._models.decode([sequence.last]), ())
-
-    def learn(self, emitted: list[int], seconds: float) -> None:
-        """Nothing was guessed."""
-
-
 class Engine:
-    """Fused generation.
+    """Fused generation of several sequences at once.
+
+    :meth:`add` and :meth:`cancel` may be called from any thread; :meth:`step` from one at a time.
 
     Args:
         models: the trio.
-        rule: how logits are fused.
-        sampler: how a token is chosen from the fused row.
         is_end: whether a token ends the generation.
-        lookahead: how to get on; one token at a time if absent.
-        logprobs: compute each token's log-probability, one more pass over the vocabulary.
-        explain: compute what part each role had in each token.
+        n_vocab: shared vocabulary size.
     """
 
-    def __init__(
-        self,
-        models: Models,
-        rule: FusionRule,
-        sampler: Chooser,
-        is_end: Callable[[int], bool],
-        *,
-        lookahead: Lookahead | None = None,
-        logprobs: bool = False,
-        explain: bool = False,
-    ) -> None:
+    def __init__(self, models: Models, is_end: Callable[[int], bool], n_vocab: int) -> None:
         self._models = models
-        self._rule = rule
-        self._sampler = sampler
         self._is_end = is_end
-        self._lookahead = lookahead or OneByOne(models)
-        self._logprobs = logprobs
-        self._explain = explain
+        self._n_vocab = n_vocab
+        self.scheduler = Scheduler(models)
+        self.drafting = Drafting(models, is_end, n_vocab)
 
-    def prefill(self, sequence: Sequence, on_progress: PromptProgress | None = None) -> TrioLogits:
-        """Evaluate the prompt in chunks.
+    @property
+    def is_idle(self) -> bool:
+        """Whether no sequence is waiting or running, but cancelled ones."""
+        return all(sequence.cancelled for sequence in self._everyone)
 
-        Returns:
-            The logits after its last token, one row a role.
+    @property
+    def _everyone(self) -> tuple[TokenSequence, ...]:
+        return (*self.scheduler.waiting, *self.scheduler.running)
+
+    def add(self, sequence: TokenSequence) -> None:
+        """Queue a sequence; it starts with the first step that has room for it.
 
         Raises:
             PromptError: the prompt has no tokens.
             ContextOverflowError: the prompt leaves no room for an answer.
         """
-        prompt = sequence.prompt
-        n, chunk = len(prompt), self._models.n_batch
-        if n == 0:
+        self.check(sequence.prompt)
+        self.scheduler.add(sequence)
+
+    def check(self, prompt: Sequence[int]) -> None:
+        """Raise as :meth:`add` does."""
+        if not prompt:
             raise PromptError("the prompt is empty: there is nothing to continue")
-        if n >= self._models.n_ctx:
-            raise ContextOverflowError(n, self._models.n_ctx)
-        start = perf_counter()
-        reads = self._rule.reads_prompt
-        if reads:  # a piece has a row of logits for each token
-            chunk = min(chunk, self._models.max_rows)
-        kept = self._models.start(self._rule.needs, [] if reads else prompt)
-        sequence.n_kept = kept
-        for at in range(kept, n, chunk):
-            piece = prompt[at : at + chunk]
-            is_last = at + len(piece) == n
-            n_rows = len(piece) if reads else int(is_last)
-            logits = self._models.decode(piece, n_rows, abortable=True)
-            if reads:
-                targets = prompt[at + 1 : at + 1 + len(piece)]
-                self._rule.observe(_rows(logits, slice(0, len(targets))), targets)
-            if on_progress is not None:
-                on_progress(at + len(piece), n)
-        if reads:
-            self._models.focus(self._rule.needs)
-            logits = _rows(logits, slice(-1, None))
-        self._sampler.accept_prompt(prompt)
-        sequence.timings.prompt = perf_counter() - start
-        return logits
+        if len(prompt) >= self._models.n_ctx:
+            raise ContextOverflowError(len(prompt), self._models.n_ctx)
 
-    def generate(
-        self,
-        sequence: Sequence,
-        max_tokens: int | None = None,
-        on_progress: PromptProgress | None = None,
-    ) -> Iterator[Token]:
-        """Yield the tokens that continue the prompt, an end-of-generation token last.
+    def cancel(self, sequence: TokenSequence) -> None:
+        """End a sequence before the next step, or during this one if nobody else is in it."""
+        sequence.cancelled = True
 
-        Afterwards ``sequence.finish_reason`` says why it ended, unless the caller stopped first.
+    def step(self) -> list[Output]:
+        """One decode of each model for all running sequences.
 
-        Args:
-            max_tokens: None for as many as the context holds.
-            on_progress: see :meth:`prefill`.
+        Returns:
+            The tokens that were chosen, in order; none while only prompts are read.
+
+        Raises:
+            KeyboardInterrupt: while prompts are read; nothing is lost, the next step goes on.
         """
-        evaluated = Evaluated(self.prefill(sequence, on_progress), ())
-        sequence.timings.models = self._models.decode_seconds
-        sequence.timings.prompt_models = sum(self._models.decode_seconds.values())
-        if max_tokens == 0:
-            sequence.finish_reason = "length"
-        while sequence.finish_reason is None:
-            n_before, before = len(sequence.generated), sequence.timings.generation
-            yield from self._emit(sequence, evaluated, max_tokens)
-            if sequence.finish_reason is None:
-                start = perf_counter()
-                self._models.truncate(len(sequence) - 1)  # drafted tokens that were not emitted
-                emitted, seconds = (
-                    sequence.generated[n_before:],
-                    sequence.timings.generation - before,
-                )
-                self._lookahead.learn(emitted, seconds)
-                evaluated = self._lookahead.advance(sequence, self._room(sequence, max_tokens) - 1)
-                sequence.timings.generation += perf_counter() - start
+        start = perf_counter()
+        outputs = self.remove_cancelled()
+        self._undo_interrupted()
+        self.scheduler.admit()
+        groups = self.scheduler.schedule()
+        if not groups:
+            return outputs
+        before = dict(self._models.decode_seconds)
+        try:
+            self._run(groups)
+        except DecodeError as error:
+            stopped = [work.sequence for group in groups for work in group.work]
+            if any(sequence.cancelled for sequence in stopped):  # that is why, perhaps
+                return outputs
+            return [*outputs, *(self._fail(sequence, error) for sequence in stopped)]
+        spent = {role: s - before[role] for role, s in self._models.decode_seconds.items()}
+        for group in groups:
+            outputs.extend(self._postprocess(group))
+        for group in groups:
+            for work in group.work:
+                _account(work, perf_counter() - start, spent)
+        return outputs
 
-    def _emit(
-        self, sequence: Sequence, evaluated: Evaluated, max_tokens: int | None
-    ) -> Iterator[Token]:
-        """Fuse all rows, and emit as long as the tokens chosen are those that were drafted.
+    def remove_cancelled(self) -> list[Output]:
+        """Free the places of cancelled sequences now, as each step does."""
+        cancelled = [sequence for sequence in self._everyone if sequence.cancelled]
+        for sequence in cancelled:
+            self._finish(sequence, "cancelled")
+        return [(sequence, None) for sequence in cancelled]
+
+    def _undo_interrupted(self) -> None:
+        """Forget tokens that an interrupted step evaluated but did not account for."""
+        for sequence in self.scheduler.running:
+            roles = sequence.rule.needs
+            n_past = sequence.n_read if sequence.is_reading else len(sequence) - 1
+            if self._models.n_past(sequence.seq, roles) > n_past:
+                self._models.truncate(sequence.seq, n_past, roles)
+
+    def _run(self, groups: list[Group]) -> None:
+        work = [work for group in groups for work in group.work]
+        alone = work[0].sequence if len(work) == 1 else None
+        if alone is not None and not work[0].reads and alone.draft.n_tokens != 0:
+            groups[0].logits, work[0].draft = self.drafting.run(alone, self._room(alone) - 1)
+            work[0].n_rows = 1 + len(work[0].draft)
+            alone.batched |= bool(work[0].draft)
+            return
+        feeds = [
+            Feed(w.sequence.seq, w.tokens, w.n_rows, group.roles)
+            for group in groups
+            for w in group.work
+        ]
+
+        def is_cancelled() -> bool:
+            return all(w.sequence.cancelled for w in work)
+
+        reading = any(w.reads for w in work)
+        logits = self._models.decode(feeds, is_cancelled=is_cancelled if reading else None)
+        at = dict.fromkeys(logits, 0)
+        for group in groups:
+            n = group.n_rows
+            if n:
+                group.logits = {r: logits[r][at[r] : at[r] + n] for r in group.roles}
+                at.update({r: at[r] + n for r in group.roles})
+        if len(work) > 1:
+            for w in work:
+                w.sequence.batched = True
+
+    def _postprocess(self, group: Group) -> Iterator[Output]:
+        """Fuse the rows of a group, and let each of its sequences choose from its own."""
+        for work in group.work:
+            if work.reads:
+                self._read(work, group.logits)
+        n_rows = group.n_rows
+        if group.work[0].sequence.rule.reads_prompt and len(group.work[0].tokens) == n_rows > 1:
+            if group.work[0].sequence.is_reading:
+                return
+            group.logits, n_rows = _rows(group.logits, slice(-1, None)), 1
+            group.work[0].n_rows = 1
+        if not n_rows or all(work.sequence.is_reading for work in group.work):
+            return
+        start = perf_counter()
+        fused = group.work[0].sequence.rule.fuse(group.logits)
+        seconds, row = perf_counter() - start, 0
+        for work in group.work:
+            if work.n_rows and not work.sequence.is_reading:
+                work.sequence.timings.fusion += seconds
+                yield from self._emit(work, group.logits, fused, row)
+            row += work.n_rows
+
+    def _read(self, work: Work, logits: TrioLogits) -> None:
+        """A part of a prompt was evaluated."""
+        sequence = work.sequence
+        at = sequence.n_read
+        sequence.n_read += len(work.tokens)
+        if sequence.rule.reads_prompt:
+            targets = sequence.prompt[at + 1 : sequence.n_read + 1]
+            sequence.rule.observe(_rows(logits, slice(0, len(targets))), targets)
+        if sequence.on_progress is not None:
+            sequence.on_progress(sequence.n_read, len(sequence.prompt))
+        if not sequence.is_reading:
+            sequence.sampler.accept_prompt(sequence.prompt)
+
+    def _emit(self, work: Work, logits: TrioLogits, fused: Fused, first: int) -> Iterator[Output]:
+        """Choose from each row as long as the tokens chosen are those that were drafted.
 
         This is the whole of the guarantee: a token is only ever chosen by the sampler, from the
         fused row after the very tokens that were emitted before it.
         """
-        start = perf_counter()
-        fused = self._rule.fuse(evaluated.logits)
-        timings = sequence.timings
-        timings.fusion += perf_counter() - start
-        for row, drafted in enumerate((*evaluated.draft, None)):
-            chosen_from = perf_counter()
-            token = self._sampler.choose(fused.logits[row], int(fused.best[row]))
-            sequence.append(token)
-            timings.sampling += perf_counter() - chosen_from
-            sequence.finish_reason = self._finish_reason(sequence, token, max_tokens)
-            sequence.draft.accepted += token == drafted
-            emitted = self._token(evaluated.logits, fused.logits[row], row, token)
-            if sequence.finish_reason is None:
-                self._sampler.accept(token)
-            timings.generation += perf_counter() - start
-            yield emitted
+        sequence, n_before = work.sequence, len(work.sequence.generated)
+        if sequence.max_tokens == 0:
+            yield self._finish(sequence, "length"), None
+            return
+        for row, drafted in enumerate((*work.draft, None), first):
             start = perf_counter()
-            if token != drafted or sequence.finish_reason is not None:
+            try:
+                token = sequence.sampler.choose(fused.logits[row], int(fused.best[row]))
+            except DecodeError as error:
+                yield self._fail(sequence, error)
+                return
+            sequence.generated.append(token)
+            sequence.drafted.accepted += token == drafted
+            reason = self._finish_reason(sequence, token)
+            if reason is None:
+                sequence.sampler.accept(token)
+            sequence.timings.sampling += perf_counter() - start
+            info = describe(sequence, logits, fused.logits[row], row, token, self._n_vocab)
+            yield sequence, info._replace(finish_reason=reason, drafted=token == drafted)
+            if reason is not None:
+                self._finish(sequence, reason)
+            if token != drafted or reason is not None:
                 break
+        if work.draft:
+            self._models.truncate(sequence.seq, len(sequence) - 1, sequence.rule.needs)
+        self.drafting.learn(len(sequence.generated) - n_before)
 
-    def _token(
-        self, logits: TrioLogits, fused_row: npt.NDArray[np.float32], row: int, token: int
-    ) -> Token:
-        return Token(
-            token,
-            _logprob(fused_row, token) if self._logprobs else None,
-            self._rule.shares(logits, row, fused_row, token) if self._explain else None,
-        )
-
-    def _room(self, sequence: Sequence, max_tokens: int | None) -> int:
+    def _room(self, sequence: TokenSequence) -> int:
         """Tokens that may still be emitted."""
         in_context = self._models.n_ctx - len(sequence)
-        return (
-            in_context
-            if max_tokens is None
-            else min(in_context, max_tokens - len(sequence.generated))
-        )
+        if sequence.max_tokens is None:
+            return in_context
+        return min(in_context, sequence.max_tokens - len(sequence.generated))
 
-    def _finish_reason(
-        self, sequence: Sequence, token: int, max_tokens: int | None
-    ) -> FinishReason | None:
-        if self._is_end(token):
+    def _finish_reason(self, sequence: TokenSequence, token: int) -> FinishReason | None:
+        if self._is_end(token) and not sequence.ignore_end:
             return "end"
-        if max_tokens is not None and len(sequence.generated) >= max_tokens:
+        if sequence.max_tokens is not None and len(sequence.generated) >= sequence.max_tokens:
             return "length"
         if len(sequence) >= self._models.n_ctx:
             return "context"
         return None
 
+    def _fail(self, sequence: TokenSequence, error: Exception) -> Output:
+        sequence.error = error
+        return self._finish(sequence, "error"), None
 
-def _rows(logits: TrioLogits, part: slice) -> TrioLogits:
+    def _finish(self, sequence: TokenSequence, reason: FinishReason) -> TokenSequence:
+        sequence.finish_reason = reason
+        self.scheduler.remove(sequence)
+        return sequence
+
+
+def _rows(logits: TrioLogits, part: slice) -> dict[Role, npt.NDArray[np.float32]]:
     return {role: rows[part] for role, rows in logits.items()}
 
 
-def _logprob(row: npt.NDArray[np.float32], token: int) -> float:
-    shifted = row.astype(np.float64) - row.max()
-    return float(shifted[token] - np.log(np.exp(shifted).sum()))
+def _account(work: Work, seconds: float, spent: Mapping[Role, float]) -> None:
+    timings = work.sequence.timings
+    if work.reads:
+        timings.prompt += seconds
+        timings.prompt_models += sum(spent.values())
+    else:
+        timings.generation += seconds
+    for role, role_seconds in spent.items():
+        timings.models[role] = timings.models.get(role, 0.0) + role_seconds

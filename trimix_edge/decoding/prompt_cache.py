@@ -30,7 +30,7 @@ _PIECE = 1 << 22
 class Context(Protocol):
     """What is needed of a :class:`~trimix_edge.llama.LlamaContext`."""
 
-    tokens: list[int]
+    tokens: list[list[int]]
     n_ctx: int
 
     def state(self) -> npt.NDArray[np.uint8]: ...
@@ -62,12 +62,12 @@ def save(path: Path, contexts: Mapping[Role, Context], identity: Mapping[str, ob
         TargetError: the file can't be written, or is something else.
     """
     refuse_other_files(path)
-    states = {role: context.state() for role, context in contexts.items() if context.tokens}
+    states = {role: context.state() for role, context in contexts.items() if context.tokens[0]}
     head = {
         "magic": _MAGIC,
         "identity": identity,
         "contexts": {
-            str(role): {"tokens": contexts[role].tokens, "n_bytes": state.size}
+            str(role): {"tokens": contexts[role].tokens[0], "n_bytes": state.size}
             for role, state in states.items()
         },
     }

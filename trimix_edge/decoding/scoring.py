@@ -110,7 +110,12 @@ def check_stride(stride: int | None, n_ctx: int) -> int:
 
 
 def teacher_force(
-    trio: Trio, roles: Collection[Role], tokens: Sequence[int], first: int, stride: int
+    trio: Trio,
+    roles: Collection[Role],
+    tokens: Sequence[int],
+    first: int,
+    stride: int,
+    seq: int = 0,
 ) -> Iterator[Piece]:
     """Run the models over known tokens.
 
@@ -123,6 +128,7 @@ def teacher_force(
         tokens: all of them.
         first: the first target's index, at least 1.
         stride: from 1 to ``n_ctx``.
+        seq: the place in the contexts to use.
 
     Yields:
         Targets from ``first`` to the end, at most ``trio.max_rows`` at once.
@@ -138,13 +144,13 @@ def teacher_force(
             window[0] = vocab.bos
         # The row after a token predicts the next one: targets end one beyond the window.
         end = min(start + len(window), len(tokens) - 1) + 1
-        trio.start(roles, [])
+        sequence = trio.sequence(roles, seq=seq)
         seen = at - start - 1
         for begin in range(0, seen, trio.n_batch):
-            trio.decode(window[begin : min(begin + trio.n_batch, seen)], 0, abortable=True)
+            sequence.decode(window[begin : min(begin + trio.n_batch, seen)], 0, abortable=True)
         while at < end:
             n = min(trio.max_rows, end - at)
-            logits = trio.decode(window[at - start - 1 :][:n], n, abortable=True)
+            logits = sequence.decode(window[at - start - 1 :][:n], n, abortable=True)
             yield Piece(logits, np.array(tokens[at : at + n], np.int32))
             at += n
         start += stride
@@ -179,6 +185,7 @@ def score_tokens(
     roles: Collection[Role],
     stride: int | None = None,
     on_progress: ScoreProgress | None = None,
+    seq: int = 0,
 ) -> Score:
     """Score the text's tokens after the condition's, in one pass a model.
 
@@ -187,6 +194,7 @@ def score_tokens(
     Args:
         n_bytes: UTF-8 bytes of the text.
         roles: also score each of these alone.
+        seq: the place in the contexts to use.
 
     Raises:
         PromptError: there is nothing to score.
@@ -204,10 +212,10 @@ def score_tokens(
         n_bytes -= len(trio.vocab.token_bytes(text[0]))
     loaded = [role for role in Role if role in {*rule.needs, *roles}]
     if rule.reads_prompt:
-        _read_prompt(trio, rule, condition or tokens[: trio.n_ctx])
+        _read_prompt(trio, rule, condition or tokens[: trio.n_ctx], seq)
     n_targets, done = len(tokens) - first, 0
     fused, alone = _Tally(n_targets), {role: _Tally(n_targets) for role in loaded if role in roles}
-    for logits, targets in teacher_force(trio, loaded, tokens, first, stride):
+    for logits, targets in teacher_force(trio, loaded, tokens, first, stride, seq):
         fused.add(rule.fuse(logits).logits, targets, trio.n_vocab)
         for role, tally in alone.items():
             tally.add(logits[role], targets, trio.n_vocab)
@@ -224,10 +232,10 @@ def score_tokens(
     )
 
 
-def _read_prompt(trio: Trio, rule: FusionRule, prompt: Sequence[int]) -> None:
+def _read_prompt(trio: Trio, rule: FusionRule, prompt: Sequence[int], seq: int) -> None:
     """Show a rule the prompt, as generation does."""
     if len(prompt) > 1:
-        for logits, targets in teacher_force(trio, rule.needs, prompt, 1, trio.n_ctx):
+        for logits, targets in teacher_force(trio, rule.needs, prompt, 1, trio.n_ctx, seq):
             rule.observe(logits, targets.tolist())
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -14,14 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from trimix_edge.config import Adapter, ContextParams, Role
-from trimix_edge.errors import TrioConfigError
-from trimix_edge.files import fingerprint
+from trimix_edge.decoding.feed import Feed, TrioSequence, common_prefix
+from trimix_edge.errors import TrioConfigError, UsageError
+from trimix_edge.gguf import DEFAULT_N_CTX, fingerprint, n_file_bytes
 from trimix_edge.llama import LlamaContext, LlamaModel, Vocab, backend_info, shared_vocab_size
-from trimix_edge.llama.context import MAX_ROWS
+from trimix_edge.llama.context import BatchItem
 from trimix_edge.llama.model import warn_beyond_training
 from trimix_edge.llama.vocab import NamedVocab
 
-DEFAULT_N_CTX = 4096
 GPU_N_BATCH, CPU_N_BATCH = 512, 128
 
 LoadProgress = Callable[[Role, float], None]
@@ -40,8 +39,7 @@ class Trio:
         adapters: roles made of another role's weights, which are then in memory once.
 
     Attributes:
-        n_begun: sequences that were begun: one that is interrupted by another can tell.
-        decode_seconds: of the present sequence, by role.
+        decode_seconds: that each role has spent in :meth:`decode`, since loading.
 
     Raises:
         TrioConfigError: a needed role has no file.
@@ -59,8 +57,6 @@ class Trio:
         self.models: dict[Role, LlamaModel] = {}
         self._contexts: dict[Role, LlamaContext] = {}
         self._files: dict[Role, list[Path]] = {}
-        self._active: tuple[Role, ...] = ()
-        self.n_begun = 0
         self.decode_seconds: dict[Role, float] = {}
         adapters = {role: adapter for role, adapter in (adapters or {}).items() if role in roles}
         owners = {r: adapters[r].base if r in adapters else r for r in Role if r in roles}
@@ -86,7 +82,9 @@ class Trio:
             self.context = replace(
                 context,
                 n_ctx=context.n_ctx or min(n_train, DEFAULT_N_CTX),
-                n_batch=context.n_batch or (GPU_N_BATCH if on_gpu else CPU_N_BATCH),
+                n_batch=max(
+                    context.n_batch or (GPU_N_BATCH if on_gpu else CPU_N_BATCH), context.n_parallel
+                ),
             )
             warn_beyond_training(self.models, self.context.n_ctx)
             for role, model in self.models.items():
@@ -94,11 +92,12 @@ class Trio:
                     LlamaContext(model, str(role), self.context, loras.get(role))
                 )
             self._stack = stack.pop_all()
-        self._start_order = self._gpu_first()
+        self._order = self._gpu_first()
+        self.decode_seconds = dict.fromkeys(self._order, 0.0)
 
     @property
     def fingerprints(self) -> dict[Role, str]:
-        """What tells the weights of each loaded role from others: see :func:`files.fingerprint`."""
+        """What tells the weights of each loaded role from others: see :func:`gguf.fingerprint`."""
         return {
             role: "+".join(fingerprint(path) for path in paths)
             for role, paths in self._files.items()
@@ -113,26 +112,12 @@ class Trio:
     def n_file_bytes(self) -> int:
         """Bytes of all files that weights were loaded from, each counted once."""
         paths = {path for paths in self._files.values() for path in paths}
-        return sum(path.stat().st_size for path in paths)
+        return sum(n_file_bytes(path) for path in paths)
 
     @property
     def n_kv_bytes(self) -> int:
         """Bytes that the KV caches of all contexts take."""
         return sum(context.n_kv_bytes for context in self._contexts.values())
-
-    @property
-    def conditions(self) -> dict[str, object]:
-        """What the time of a batch depends on, beside the models."""
-        info = backend_info()
-        return {
-            "llama_cpp_python": info.llama_cpp_python,
-            "machine": [platform.node(), platform.machine(), info.physical_cores, info.features],
-            "devices": info.devices,
-            "threads": self.context.n_threads or info.physical_cores,
-            "rows": min(self.max_rows, self.n_ctx),
-            "gpu_layers": {str(role): n for role, n in self.context.gpu_layers.items()},
-            "kv_type": self.context.kv_type,
-        }
 
     def _gpu_first(self) -> tuple[Role, ...]:
         """A decode on a GPU returns at once: start those first, and the CPU works meanwhile."""
@@ -152,95 +137,112 @@ class Trio:
         return tuple(self.models)
 
     @property
-    def active(self) -> tuple[Role, ...]:
-        """The roles that follow the present sequence."""
-        return self._active
-
-    @property
     def n_ctx(self) -> int:
+        """Tokens that one sequence may hold."""
         return self.context.n_ctx
 
     @property
+    def n_parallel(self) -> int:
+        """Sequences that may run at once."""
+        return self.context.n_parallel
+
+    @property
     def n_batch(self) -> int:
-        return min(self.context.n_batch, self.n_ctx)
+        """Tokens that one decode may evaluate."""
+        return min(self.context.n_batch, self.n_ctx * self.n_parallel)
 
     @property
     def max_rows(self) -> int:
         """Rows of logits that one decode may ask for."""
-        return min(MAX_ROWS, self.n_batch)
+        return min(min(c.max_rows for c in self._contexts.values()), self.n_batch)
 
-    def start(self, roles: Collection[Role], prompt: Sequence[int] = ()) -> int:
-        """Begin a sequence that only these roles, all of them loaded, will follow.
+    def sequence(
+        self, roles: Collection[Role], prompt: Sequence[int] = (), seq: int = 0
+    ) -> TrioSequence:
+        """Begin a sequence by hand, which only these roles follow.
 
         Args:
-            prompt: what will be decoded first. The longest beginning of it that all these contexts
-                still hold from before is kept, but for its last token, whose logits are needed.
+            prompt: what will be decoded first: what the contexts hold of it is kept, but for its
+                last token, whose logits are needed.
 
-        Returns:
-            How many tokens of the prompt are kept, and must not be decoded again.
+        Raises:
+            TrioConfigError: a role is not loaded.
         """
-        missing = [str(r) for r in roles if r not in self._contexts]
-        if missing:
-            raise TrioConfigError(f"{', '.join(missing)}: needed here, but not loaded")
-        self.n_begun += 1
-        self._active = tuple(r for r in self._start_order if r in roles)
-        self.decode_seconds = dict.fromkeys(self._active, 0.0)
-        kept = min(
-            (_common_prefix(self._contexts[role].tokens, prompt) for role in self._active),
-            default=0,
-        )
-        kept = max(0, min(kept, len(prompt) - 1))
-        self.truncate(kept)
-        return kept
+        return TrioSequence(self, roles, seq, prompt)
 
-    def focus(self, roles: Collection[Role]) -> None:
-        """Go on with these of the active roles only; the others stay where they are."""
-        self._active = tuple(role for role in self._active if role in roles)
+    def held(self, seq: int, roles: Collection[Role], prompt: Sequence[int]) -> int:
+        """How many of a prompt's first tokens a sequence of all these contexts holds."""
+        contexts = [self._context(role) for role in roles]
+        return min((common_prefix(c.tokens[seq], prompt) for c in contexts), default=0)
 
-    def truncate(self, n_past: int) -> None:
-        """Forget every token after the first ``n_past``."""
-        for role in self._active:
-            if self._contexts[role].n_past > n_past:
-                self._contexts[role].truncate(n_past)
+    def n_past(self, seq: int, roles: Collection[Role]) -> int:
+        """Tokens that a sequence holds in the fullest of these contexts."""
+        return max((self._context(role).n_past(seq) for role in roles), default=0)
+
+    def begin(self, seq: int, roles: Collection[Role], source: int, n_kept: int) -> None:
+        """Let a sequence begin with ``n_kept`` tokens that another one, or it itself, holds.
+
+        Raises:
+            TrioConfigError: a role is not loaded.
+        """
+        for role in roles:
+            context = self._context(role)
+            if source == seq:
+                context.truncate(seq, n_kept)
+            else:
+                context.copy_prefix(source, seq, n_kept)
+
+    def _context(self, role: Role) -> LlamaContext:
+        if role not in self._contexts:
+            if not self._contexts:
+                raise UsageError("the models were closed: load them again")
+            raise TrioConfigError(f"{role}: needed here, but not loaded")
+        return self._contexts[role]
+
+    def truncate(self, seq: int, n_past: int, roles: Collection[Role]) -> None:
+        """Forget every token of a sequence after the first ``n_past``."""
+        for role in roles:
+            if self._contexts[role].n_past(seq) > n_past:
+                self._contexts[role].truncate(seq, n_past)
 
     def decode(
-        self,
-        tokens: Sequence[int],
-        n_rows: int = 1,
-        *,
-        roles: Collection[Role] | None = None,
-        padding: Mapping[Role, int] | None = None,
-        abortable: bool = False,
+        self, feeds: Sequence[Feed], *, is_cancelled: Callable[[], bool] | None = None
     ) -> dict[Role, npt.NDArray[np.float32]]:
-        """Append tokens, at most ``n_batch``, to the active contexts.
+        """Append tokens to sequences, one ``llama_decode`` a model for all of them.
 
         Args:
-            n_rows: logits are computed for this many of the last tokens.
-            roles: only these of the active roles; the others are left behind.
-            padding: tokens that a role evaluates and forgets on top: see
-                :meth:`LlamaContext.decode`.
-            abortable: let Ctrl-C stop the computation.
+            feeds: at most ``n_batch`` tokens and ``max_rows`` rows in all, a sequence once.
+            is_cancelled: see :meth:`LlamaContext.decode`.
 
         Returns:
-            Of each of the roles the raw logits, float32 ``[n_rows, vocabulary of that model]``, in
-            llama.cpp's own memory: valid until the next decode.
+            Of each role that any feed names, the raw logits, float32 ``[rows of the feeds that name
+            it, vocabulary of that model]``, in llama.cpp's own memory: valid until the next decode.
 
         Raises:
             DecodeError: see :meth:`LlamaContext.decode`; all contexts are as they were before.
             KeyboardInterrupt: likewise.
         """
-        running = self._active if roles is None else [r for r in self._active if r in roles]
-        before = {role: self._contexts[role].n_past for role in running}
+        work: list[tuple[Role, list[BatchItem]]] = []
+        for role in self._order:
+            items = [BatchItem(f.seq, f.tokens, f.n_rows) for f in feeds if role in f.roles]
+            if items:
+                work.append((role, items))
+        before = {
+            role: [(item.seq, self._contexts[role].n_past(item.seq)) for item in items]
+            for role, items in work
+        }
         try:
-            for role in running:
+            for role, items in work:
                 start = perf_counter()
-                n_pad = padding.get(role, 0) if padding else 0
-                self._contexts[role].decode(tokens, n_rows, n_pad=n_pad, abortable=abortable)
+                self._contexts[role].decode(items, is_cancelled=is_cancelled)
                 self.decode_seconds[role] += perf_counter() - start
-            return {role: self._wait(role) for role in running} if n_rows else {}
+            return {
+                role: self._wait(role) for role, items in work if any(item.n_rows for item in items)
+            }
         except BaseException:
-            for role, n_past in before.items():
-                self._contexts[role].truncate(n_past)
+            for role, lengths in before.items():
+                for seq, n_past in lengths:
+                    self._contexts[role].truncate(seq, n_past)
             raise
 
     def _wait(self, role: Role) -> npt.NDArray[np.float32]:
@@ -251,7 +253,6 @@ class Trio:
 
     def close(self) -> None:
         """Free contexts, then models; safe to call again."""
-        self.n_begun += 1
         self._stack.close()
         self._contexts.clear()
         self.models.clear()
@@ -267,8 +268,7 @@ def _require_files(roles: Collection[Role], paths: Mapping[Role, Path]) -> None:
     for role in roles:
         if role not in paths:
             raise TrioConfigError(
-                f"{role} is needed and has no file: name one with "
-                f"--{role.value.replace('_', '-')}, or give it the weight 0"
+                f"{role} is needed and has no file: name one, or give it the weight 0"
             )
 
 
@@ -299,8 +299,3 @@ def _read_vocabularies(
 
 def _bind(on_progress: LoadProgress | None, role: Role) -> Callable[[float], None] | None:
     return None if on_progress is None else lambda fraction: on_progress(role, fraction)
-
-
-def _common_prefix(held: Sequence[int], prompt: Sequence[int]) -> int:
-    n = min(len(held), len(prompt))
-    return next((i for i in range(n) if held[i] != prompt[i]), n)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import re
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -10,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from trimix_edge.config import Role
-from trimix_edge.decoding.generation import Generation
+from trimix_edge.decoding.run import Generation
 from trimix_edge.evaluate.plan import Plan, Progress, Settings
 from trimix_edge.evaluate.report import read_run, report
 from trimix_edge.evaluate.results import REPORT, REPORT_TEXT, ResultsFolder
 from trimix_edge.evaluate.run import Note, predict
 from trimix_edge.evaluate.show import markdown
 from trimix_edge.evaluate.systems import System
+from trimix_edge.llama import backend_info
 from trimix_edge.trimix import TriMix
 
 
@@ -28,20 +30,17 @@ class TrioAnswerer:
 
     @property
     def n_ctx(self) -> int:
-        return self._trimix.trio.n_ctx
+        return self._trimix.n_ctx
 
     def rewind(self, n_kept: int, system: System) -> None:
         """Forget what the system's models have read, but for its beginning."""
-        if n_kept == 0:
-            self._trimix.trio.start(system.roles)
-        else:
-            self._trimix.trio.truncate(n_kept)
+        self._trimix.forget(n_kept)
 
     def tokenize(self, prompt: str, *, chat: bool) -> list[int]:
         return self._trimix.tokenize(prompt, chat=chat)
 
-    def generate(self, prompt: str, **options: Any) -> Generation:
-        return self._trimix.generate(prompt, **options)
+    def generate(self, prompts: list[str], **options: Any) -> list[Generation]:
+        return self._trimix.generate_all(prompts, **options)
 
 
 def evaluate(
@@ -71,9 +70,12 @@ def evaluate(
     name = re.sub(r"[^\w-]+", "-", settings.manifest.name)[:80]
     folder = out or Path("evaluations") / f"{name}-{plan.fingerprint}"
     results = ResultsFolder(folder, plan.configuration, force=force)
-    results.describe(machine(settings))
+    results.describe(machine(settings), plan.skipped)
     if on_folder is not None:
         on_folder(folder)
+    if on_note is not None:
+        for text in plan.skipped:
+            on_note(text)
 
     def load(stack: ExitStack) -> TrioAnswerer:
         manifest, roles = settings.manifest, {r for s in settings.systems for r in s.roles}
@@ -86,8 +88,9 @@ def evaluate(
             manifest.path,
             models=manifest.models,
             rule=settings.systems[0].rule,
-            weights=settings.systems[0].weights,
+            weights=settings.systems[0].options["weights"],
             context=settings.context,
+            n_parallel=settings.parallel,
             roles=roles,
             on_progress=loading,
         )
@@ -97,7 +100,7 @@ def evaluate(
         return TrioAnswerer(trimix)
 
     predict(plan, results, load, on_progress, on_note)
-    found = report(read_run(folder), settings.selection.seed)
+    found = report(read_run(folder), settings.selection.seed, judge=settings.judge)
     results.write(REPORT, json.dumps(found, ensure_ascii=False, indent=1) + "\n")
     results.write(REPORT_TEXT, markdown(found))
     return found
@@ -105,10 +108,6 @@ def evaluate(
 
 def machine(settings: Settings) -> dict[str, Any]:
     """Where it runs: of no effect on what is predicted, but on the seconds."""
-    import platform
-
-    from trimix_edge.llama import backend_info
-
     info = backend_info()
     return {
         "python": platform.python_version(),

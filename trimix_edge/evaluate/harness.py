@@ -12,20 +12,18 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, get_type_hints
 
+from trimix_edge import values
 from trimix_edge.config import (
     ContextParams,
     Draft,
-    Plausibility,
     Role,
-    RuleChoice,
     SamplingParams,
     Weights,
-    parse_weights,
 )
 from trimix_edge.decoding.chat import Message, render_chat
 from trimix_edge.decoding.scoring import TokenScores, score_tokens
@@ -96,9 +94,7 @@ class ModelArguments:
             values[name] = kinds[name](value)
         found = cls(**values)
         if found.max_gen_toks < 1:
-            raise UsageError(
-                f"model_args: max_gen_toks is {found.max_gen_toks}, at least 1 is fine"
-            )
+            raise UsageError(f"model_args: max_gen_toks is {found.max_gen_toks}, not 1 or more")
         return found
 
     @property
@@ -110,8 +106,8 @@ class ModelArguments:
         if self.weights is None:
             return None
         if self.rule is not None:
-            RuleChoice.parse(self.rule).refuse_weights()
-        return parse_weights(self.weights.replace(":", ","))
+            values.rule(self.rule).refuse_weights()
+        return values.weights(self.weights.replace(":", ","))
 
     def load(self) -> TriMix:
         """The trio, loaded.
@@ -126,10 +122,8 @@ class ModelArguments:
             self.trio,
             models=self.models or None,
             weights=self.chosen_weights,
-            rule=None if self.rule is None else RuleChoice.parse(self.rule),
-            plausibility=None
-            if self.plausibility is None
-            else Plausibility.parse(self.plausibility),
+            rule=None if self.rule is None else values.rule(self.rule),
+            plausibility=self.plausibility,
             context=replace(manifest.context, **changed),
         )
 
@@ -178,7 +172,7 @@ class HarnessModel:
                 before, tokens = self._split("", text)
                 if len(tokens) > 1:  # no prompt: weights that are chosen on one read the text
                     before, tokens = [], [*before, *tokens]
-                scores = self._scores(before, tokens, self._trimix.trio.n_ctx)
+                scores = self._scores(before, tokens, self._trimix.n_ctx)
                 result = float(scores.logprobs.sum())
             self._remember("loglikelihood_rolling", request, result)
             found.append(result)
@@ -197,7 +191,7 @@ class HarnessModel:
                 chat=False,
                 max_tokens=max_tokens,
                 stop=[text for text in ([until] if isinstance(until, str) else until) if text],
-                sampling=self._sampling(settings, number),
+                sampling=asdict(self._sampling(settings, number)),
                 draft=Draft(0),  # see System.options
             )
             self._remember("generate_until", request, done.text)
@@ -215,10 +209,10 @@ class HarnessModel:
         """
         if not add_generation_prompt:
             raise UsageError("a task with gen_prefix can't go through a chat template here")
-        vocab = self._trimix.trio.vocab
+        vocab = self._trimix.vocab
         bos = vocab.special_text(vocab.bos)
         text = render_chat(
-            self._trimix.trio.lead.chat_template,
+            self._trimix.chat_template,
             chat_history,
             bos=bos,
             eos=vocab.special_text(vocab.eos),
@@ -227,7 +221,7 @@ class HarnessModel:
         return text.removeprefix(bos) if bos and vocab.adds_bos else text
 
     def chat_template(self, chat_template: bool | str = False) -> str:
-        return self._trimix.trio.lead.chat_template or ""
+        return self._trimix.chat_template or ""
 
     @property
     def tokenizer_name(self) -> str:
@@ -242,7 +236,7 @@ class HarnessModel:
         """Tokens before a continuation, at least one, and its own, at least one."""
         kept = context.rstrip()  # the space before a word is a part of its token
         continuation = context[len(kept) :] + continuation
-        vocab = self._trimix.trio.vocab
+        vocab = self._trimix.vocab
         before, tokens = vocab.tokenize(kept), vocab.tokenize(kept + continuation)
         if not before:
             first = vocab.bos if vocab.bos >= 0 else vocab.eos
@@ -259,7 +253,7 @@ class HarnessModel:
 
     def _fitting(self, context: str, max_tokens: int) -> str:
         """The end of a context that leaves room for an answer, half the window at most."""
-        n_ctx = self._trimix.trio.n_ctx
+        n_ctx = self._trimix.n_ctx
         room = max(n_ctx - max_tokens, n_ctx // 2)
         if self._n_tokens(context) <= room:
             return context
@@ -276,7 +270,7 @@ class HarnessModel:
         return context[high:]
 
     def _n_tokens(self, text: str) -> int:
-        return len(self._trimix.trio.vocab.tokenize(text))
+        return len(self._trimix.vocab.tokenize(text))
 
     def _sampling(self, settings: Mapping[str, Any], number: int) -> SamplingParams:
         """Greedy unless a task wants to sample; then each request has a seed of its own."""

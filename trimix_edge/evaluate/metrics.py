@@ -5,17 +5,20 @@ sacrebleu and rouge-score do the counting; they are an extra, and load when firs
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
 
 from trimix_edge.errors import EvaluationError
-from trimix_edge.evaluate.answers import as_label, as_letter, as_number, first_line
+from trimix_edge.evaluate import paper
+from trimix_edge.evaluate.answers import as_label, as_letter, first_line
 from trimix_edge.evaluate.bootstrap import Floats, Score
-from trimix_edge.evaluate.tasks import Judge
+from trimix_edge.evaluate.numbers import last_number
+from trimix_edge.evaluate.tasks import Judge, JudgeName
 from trimix_edge.evaluate.words import UnicodeTokenizer
 
 CHAR_ORDER, WORD_ORDER, BETA = 6, 2, 2.0
@@ -49,8 +52,25 @@ class Metric:
     detail: str
 
 
-def metric_of(judge: Judge) -> Metric:
+_DETAILS: Mapping[tuple[JudgeName, Judge], str] = {
+    ("default", "letter"): "the letter that the first line announces, or the first that stands "
+    "alone and is no article, is the option's",
+    ("default", "label"): "the first line is the label, case-folded, without punctuation around it",
+    ("default", "number"): "the last number of the first line has the answer's value, in any usual "
+    "way of writing numbers",
+    ("paper", "letter"): "as in the paper's code: the first character, if one of A to E, or else "
+    "the whole first line, is the option's letter",
+    ("paper", "label"): "as in the paper's code: the first line is the label, in lower case",
+    ("paper", "number"): "as in the paper's code: the first line's last number, without commas and "
+    "a final full stop, is the answer as a float; no number counts as -1",
+}
+
+
+def metric_of(judge: Judge, name: JudgeName = "default") -> Metric:
     """The metric of a task.
+
+    Args:
+        name: whose judge decides whether an answer is right.
 
     Raises:
         EvaluationError: its library is not installed.
@@ -68,12 +88,8 @@ def metric_of(judge: Judge) -> Metric:
             "rouge-score, F of ROUGE-L, mean over items, no stemming, trimix-edge's Unicode tokens"
         )
         return Metric("ROUGE-L", rouge_statistics, mean_score, detail)
-    detail = {
-        "letter": "the first letter that stands alone is the option's",
-        "label": "the first line is the label, case-folded, without punctuation around it",
-        "number": "the last number of the first line has the answer's value",
-    }[judge]
-    return Metric("accuracy", lambda items: _correct(judge, items), mean_score, detail)
+    detail = _DETAILS[name, judge]
+    return Metric("accuracy", lambda items: _correct(judge, items, name), mean_score, detail)
 
 
 def require_libraries(judges: Sequence[Judge]) -> None:
@@ -84,8 +100,6 @@ def require_libraries(judges: Sequence[Judge]) -> None:
 
 def library_versions() -> dict[str, str]:
     """Versions of what counts, of those that are installed."""
-    from importlib.metadata import PackageNotFoundError, version
-
     found = {}
     for distribution in _LIBRARIES.values():
         try:
@@ -114,19 +128,21 @@ def mean_score(sums: Floats) -> Floats:
     return mean
 
 
-def _correct(judge: Judge, items: Sequence[Answered]) -> Floats:
-    return _with_ones([float(is_correct(judge, item)) for item in items])
+def _correct(judge: Judge, items: Sequence[Answered], name: JudgeName) -> Floats:
+    return _with_ones([float(is_correct(judge, item, name)) for item in items])
 
 
-def is_correct(judge: Judge, item: Answered) -> bool:
+def is_correct(judge: Judge, item: Answered, name: JudgeName = "default") -> bool:
     """Whether an output is right, of a task that is judged by accuracy."""
+    if name == "paper":
+        rules = {"letter": paper.is_letter, "label": paper.is_label, "number": paper.is_number}
+        return rules[judge](item.output, item.reference)
     answer = first_line(item.output)
     if judge == "letter":
         return as_letter(answer, item.n_options) == item.reference
     if judge == "label":
         return as_label(answer) == as_label(item.reference)
-    found = as_number(answer)
-    return found is not None and found == as_number(item.reference)
+    return not last_number(answer).isdisjoint(last_number(item.reference))
 
 
 def rouge_statistics(items: Sequence[Answered]) -> Floats:

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
 from trimix_edge.errors import EvaluationError
-from trimix_edge.evaluate.answers import as_number
-from trimix_edge.evaluate.source import Source, empty, one_line, too_few
+from trimix_edge.evaluate.cells import make_cell
+from trimix_edge.evaluate.numbers import last_number
+from trimix_edge.evaluate.source import Source, empty, one_line
 from trimix_edge.evaluate.tasks import Cell, Item, Selection, Task
 
 N_TRAIN_FILES = 3
+
+_TEXT = ("text", "sentence", "passage", "content")
+_ARTICLE = ("content", "text", "article", "passage")
+"""Names that long fields have or may have; the first ones are those of the paper's data."""
 
 
 class Record:
@@ -50,6 +56,10 @@ class Record:
 
     def __contains__(self, name: str) -> bool:
         return self._find(name) is not None
+
+    def first(self, names: Sequence[str]) -> str:
+        """The first of these names that is a field; the first one if none is."""
+        return next((name for name in names if name in self), names[0])
 
     def text(self, name: str) -> str:
         value = self._get(name)
@@ -118,36 +128,23 @@ def load(task: Task, language: str, folder: Path, selection: Selection) -> list[
         EvaluationError: a file is missing or wrong, or holds too little.
     """
     name = f"{selection.split}.json"
-    wanted = selection.n_shots(task)
     cells = []
     for source, target in _pairs(task, language, selection):
         files = Source(folder)
-        read = _reader(task, source, target, selection.prompt_language)
-        show = _reader(task, source, target, selection.prompt_language, exemplar=True)
-        items = [read(record) for record in records(files.text(name), folder / name)]
-        if not items:
+        read = _reader(task, source, target, selection)
+        show = _reader(task, source, target, selection, exemplar=True)
+        found = _read(files, name, read)
+        if not found:
             raise empty(folder / name)
-        exemplars: list[Item] = []
-        labels = {item.reference for item in items}
-        for train in _train_files(selection.seed) if wanted else ():
-            if len(exemplars) < wanted:
-                exemplars += [show(r) for r in records(files.text(train), folder / train)]
-        if len(exemplars) < wanted:
-            raise too_few(folder, len(exemplars), wanted)
-        labels |= {item.reference for item in exemplars}
-        cells.append(
-            Cell(
-                task=task,
-                language=language,
-                source=source,
-                target=target,
-                items=tuple(items[: selection.limit]),
-                exemplars=tuple(exemplars[:wanted]),
-                labels=tuple(sorted(labels)) if task.judge == "label" else (),
-                data=files.hashes,
-            )
-        )
+
+        readers = [partial(_read, files, train, show) for train in _train_files(selection.seed)]
+        pair = (source, target)
+        cells.append(make_cell(task, selection, language, pair, found, readers, files, folder))
     return cells
+
+
+def _read(files: Source, name: str, read: Callable[[Record], Item]) -> list[Item]:
+    return [read(record) for record in records(files.text(name), files.folder / name)]
 
 
 def _train_files(seed: int) -> Iterator[str]:
@@ -165,9 +162,10 @@ def _pairs(task: Task, language: str, selection: Selection) -> list[tuple[str, s
 
 
 def _reader(
-    task: Task, source: str, target: str, prompt_language: str, *, exemplar: bool = False
+    task: Task, source: str, target: str, selection: Selection, *, exemplar: bool = False
 ) -> Callable[[Record], Item]:
     """What turns a record into an item; exemplars of mathematics must show the way."""
+    prompt_language = selection.prompt_language
 
     def choice(record: Record) -> Item:
         options = record.texts("options")
@@ -183,12 +181,12 @@ def _reader(
         return Item(record.id, fields, answer, options)
 
     def label(record: Record) -> Item:
-        name = f"label.{prompt_language}"
-        name = name if name in record else "label.en"
-        return Item(record.id, {"text": record.text("text")}, one_line(record.text(name)))
+        name = record.first((f"label.{prompt_language}", "label.en"))
+        fields = {"text": record.text(record.first(_TEXT))}
+        return Item(record.id, fields, one_line(record.text(name)))
 
     def title(record: Record) -> Item:
-        fields = {"content": record.text("content")}
+        fields = {"content": record.text(record.first(_ARTICLE))}
         return Item(record.id, fields, one_line(record.text("title")))
 
     def translation(record: Record) -> Item:
@@ -197,10 +195,9 @@ def _reader(
 
     def number(record: Record) -> Item:
         answer = record.scalar("answer")
-        if as_number(answer) is None:
+        if not last_number(answer):
             raise record.wrong("answer", "a number")
-        name = f"cot.{prompt_language}"
-        name = name if name in record else "cot.en"
+        name = record.first((f"cot.{prompt_language}", "cot.en"))
         cot = one_line(record.text(name)) if exemplar else ""
         return Item(record.id, {"question": record.text("question")}, answer, cot=cot)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from trimix_edge.errors import EvaluationError
-from trimix_edge.evaluate.source import Source, empty, one_line, too_few
+from trimix_edge.evaluate.cells import make_cell
+from trimix_edge.evaluate.source import Source, empty, one_line
 from trimix_edge.evaluate.tasks import Cell, Item, Selection, Task
 
 _TEXT, _LABEL, _ID = ("text", "sentence"), ("label", "category"), ("id", "index_id")
@@ -18,29 +20,22 @@ def load_translation(task: Task, language: str, folder: Path, selection: Selecti
     Raises:
         EvaluationError: no pair of files, or one whose lines do not pair.
     """
-    wanted = selection.n_shots(task)
     other = _other_language(folder, selection.split, language)
     files = Source(folder)
     items = _pairs(files, folder, selection.split, language, other)
     if not items:
         raise empty(folder / f"{selection.split}.{language}")
-    exemplars = _pairs(files, folder, "train", language, other) if wanted else []
-    if len(exemplars) < wanted:
-        raise too_few(folder, len(exemplars), wanted)
 
     def cell(source: str, target: str, ours: int) -> Cell:
         def item(number: int, pair: tuple[str, str]) -> Item:
             return Item(str(number), {"source": pair[1 - ours]}, pair[ours])
 
-        return Cell(
-            task=task,
-            language=language,
-            source=source,
-            target=target,
-            items=tuple(item(n, pair) for n, pair in items[: selection.limit]),
-            exemplars=tuple(item(n, pair) for n, pair in exemplars[:wanted]),
-            data=files.hashes,
-        )
+        def exemplars() -> list[Item]:
+            return [item(n, pair) for n, pair in _pairs(files, folder, "train", language, other)]
+
+        found = [item(n, pair) for n, pair in items]
+        pair = (source, target)
+        return make_cell(task, selection, language, pair, found, [exemplars], files, folder)
 
     cells = {"into": cell(other, language, 0), "from": cell(language, other, 1)}
     return [cells[direction] for direction in selection.directions]
@@ -80,27 +75,13 @@ def load_classification(
     Raises:
         EvaluationError: a file is missing, or a row is wrong.
     """
-    wanted = selection.n_shots(task)
     files = Source(folder)
     items = _rows(files, folder, f"{selection.split}.tsv")
     if not items:
         raise empty(folder / f"{selection.split}.tsv")
-    exemplars = _rows(files, folder, "train.tsv") if wanted else []
-    if len(exemplars) < wanted:
-        raise too_few(folder, len(exemplars), wanted)
-    labels = {item.reference for item in (*items, *exemplars)}
-    return [
-        Cell(
-            task=task,
-            language=language,
-            source=language,
-            target=language,
-            items=tuple(items[: selection.limit]),
-            exemplars=tuple(exemplars[:wanted]),
-            labels=tuple(sorted(labels)),
-            data=files.hashes,
-        )
-    ]
+    exemplars = [partial(_rows, files, folder, "train.tsv")]
+    pair = (language, language)
+    return [make_cell(task, selection, language, pair, items, exemplars, files, folder)]
 
 
 def _rows(files: Source, folder: Path, name: str) -> list[Item]:

@@ -12,11 +12,13 @@ from typing import Any
 
 import trimix_edge
 from trimix_edge.config import ContextParams, Role, SamplingParams
-from trimix_edge.errors import ModelLoadError
+from trimix_edge.errors import ModelLoadError, UsageError
+from trimix_edge.evaluate.data import load_cells, skipped
+from trimix_edge.evaluate.exemplars import SHUFFLE_SEED
 from trimix_edge.evaluate.metrics import require_libraries
 from trimix_edge.evaluate.prompts import CellPrompts, Prompts
 from trimix_edge.evaluate.systems import System
-from trimix_edge.evaluate.tasks import Cell, Selection, load_cells
+from trimix_edge.evaluate.tasks import Cell, JudgeName, Selection
 from trimix_edge.trios.manifest import TrioManifest
 
 Progress = Callable[[str, float, float], None]
@@ -31,6 +33,9 @@ class Settings:
         manifest: the trio; its weights are not used where ``systems`` say others.
         chat: send prompts through the chat template.
         templates: a file over the wording that ships.
+        judge: whose judge scores; predictions do not depend on it.
+        keep_prompts: write each prompt beside its prediction.
+        parallel: items that are answered at once.
     """
 
     selection: Selection
@@ -40,6 +45,14 @@ class Settings:
     sampling: SamplingParams
     chat: bool = False
     templates: Path | None = None
+    judge: JudgeName = "default"
+    keep_prompts: bool = False
+    parallel: int = 1
+
+    @property
+    def picks_hosts(self) -> bool:
+        """Whether a system chooses its host on dev data."""
+        return any(system.picks_host for system in self.systems)
 
     @property
     def repeatable_sampling(self) -> SamplingParams:
@@ -54,12 +67,16 @@ class Plan:
 
     Attributes:
         prompts: of each cell.
+        dev: cells of the dev data, and their prompts, by name; empty if nothing is chosen on them.
+        skipped: what the folder holds beside the cells, and why it is not read.
         configuration: all that decides the predictions, as JSON: who has the same gets the same.
     """
 
     settings: Settings
     cells: tuple[Cell, ...]
     prompts: Mapping[str, CellPrompts]
+    dev: Mapping[str, tuple[Cell, CellPrompts]]
+    skipped: tuple[str, ...]
     configuration: dict[str, Any]
 
     @classmethod
@@ -74,6 +91,14 @@ class Plan:
         require_libraries([cell.task.judge for cell in cells])
         prompts = Prompts.load(selection.prompt_language, settings.templates)
         worded = {cell.name: prompts.of(cell) for cell in cells}
+        dev = {}
+        if settings.picks_hosts:
+            if selection.split == "dev":
+                raise UsageError(
+                    "rule saf:auto chooses its host on dev data, so it can't be evaluated on them: "
+                    "leave --split dev away"
+                )
+            dev = {c.name: (c, prompts.of(c)) for c in load_cells(replace(selection, split="dev"))}
         roles = {role for system in settings.systems for role in system.roles}
         configuration = {
             "versions": {
@@ -90,28 +115,76 @@ class Plan:
             "limit": selection.limit,
             "seed": selection.seed,
             "prompt_language": selection.prompt_language,
+            "keep_prompts": settings.keep_prompts,
+            "parallel": settings.parallel,
             "cells": {
-                cell.name: {
-                    "task": cell.task.name,
-                    "judge": cell.task.judge,
-                    "language": cell.language,
-                    "n_items": len(cell.items),
-                    "shots": len(cell.exemplars),
-                    "max_tokens": cell.task.max_tokens,
-                    "data": dict(cell.data),
-                    "templates": prompts.wording(cell.task),
-                    "first_prompt": worded[cell.name].prompt(cell.items[0], len(cell.exemplars)),
-                }
-                for cell in cells
+                cell.name: _facts(cell, selection, prompts, worded[cell.name]) for cell in cells
             },
         }
-        return cls(settings, cells, worded, configuration)
+        if dev:  # another judge may choose another host, and so other predictions
+            configuration["dev"] = {
+                "judge": settings.judge,
+                "cells": {
+                    name: _facts(cell, selection, prompts, worded_)
+                    for name, (cell, worded_) in dev.items()
+                },
+            }
+        return cls(settings, cells, worded, dev, tuple(skipped(selection)), configuration)
 
     @property
     def fingerprint(self) -> str:
         """Eight hexadecimal digits of the configuration's SHA-256."""
         text = json.dumps(self.configuration, ensure_ascii=False, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _facts(
+    cell: Cell, selection: Selection, prompts: Prompts, worded: CellPrompts
+) -> dict[str, Any]:
+    """All of a cell that decides its predictions."""
+    task, balances = cell.task, selection.balances(cell.task)
+    facts: dict[str, Any] = {
+        "task": task.name,
+        "judge": task.judge,
+        "language": cell.language,
+        "n_items": len(cell.items),
+        "shots": len(cell.exemplars),
+        "exemplars": "balanced" if balances else "first",
+        "exemplar_ids": [exemplar.id for exemplar in cell.exemplars],
+        "max_tokens": task.max_tokens,
+        "data": dict(cell.data),
+        "templates": prompts.wording(task),
+        "first_prompt": worded.prompt(cell.items[0], worded.shots),
+    }
+    if balances:
+        facts["per_label"] = selection.n_shots(task)
+        facts["shuffle_seed"] = SHUFFLE_SEED
+        facts["lacking"] = list(cell.lacking)
+    if cell.labels:
+        facts["labels"] = list(cell.labels)
+    if task.long_field is not None:
+        facts["cut"] = {
+            "field": task.long_field,
+            "max_chars": selection.n_chars(task),
+            "items": cell.n_cut[0],
+            "exemplars": cell.n_cut[1],
+        }
+    return facts
+
+
+def sample_prompts(selection: Selection, templates: Path | None) -> list[tuple[str, str]]:
+    """The first prompt of each task, by the name of its cell, with all of its exemplars; a chat
+    template comes around it later.
+
+    Raises:
+        EvaluationError: data or templates can't be used.
+    """
+    prompts = Prompts.load(selection.prompt_language, templates)
+    found: dict[str, tuple[str, str]] = {}
+    for cell in load_cells(selection):
+        worded = prompts.of(cell)
+        found.setdefault(cell.task.name, (cell.name, worded.prompt(cell.items[0], worded.shots)))
+    return list(found.values())
 
 
 def model_hashes(

@@ -23,7 +23,7 @@ else:
     import tomli as tomllib
 
 _PARTS = ("instruction", "item", "answer")
-_SHARED = ("separator", "option")
+_SHARED = ("separator", "option", "label_separator")
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,7 @@ class Prompts:
     language: str
     names: Mapping[str, str]
     separator: str
+    label_separator: str
     option: Template
     tasks: Mapping[str, Mapping[str, Template]]
 
@@ -106,10 +107,15 @@ class Prompts:
             raise EvaluationError(f"{where}: {language}.languages must be a table of texts")
         tasks = {}
         for name, task in TASKS.items():
-            if not isinstance(table.get(name, {}), dict):
-                raise EvaluationError(f"template {language}.{name} {where} must be a table")
-            entry = table.get(name, {})
-            _refuse_unknown(entry, _PARTS, f"{language}.{name} {where}")
+            entry: dict[str, Any] = {}
+            for table_name in filter(None, (task.like, name)):
+                own = table.get(table_name, {})
+                if not isinstance(own, dict):
+                    raise EvaluationError(
+                        f"template {language}.{table_name} {where} must be a table"
+                    )
+                _refuse_unknown(own, _PARTS, f"{language}.{table_name} {where}")
+                entry |= own
             tasks[name] = {
                 part: Template.parse(
                     _text(entry, part, f"{language}.{name}.{part}", where),
@@ -124,6 +130,12 @@ class Prompts:
             language=language,
             names=names,
             separator=_text(table, "separator", f"{language}.separator", where),
+            label_separator=_text(
+                {"label_separator": ", ", **table},
+                "label_separator",
+                f"{language}.label_separator",
+                where,
+            ),
             option=Template.parse(option, ("letter", "text"), f"{language}.option"),
             tasks=tasks,
         )
@@ -131,7 +143,8 @@ class Prompts:
     def wording(self, task: Task) -> dict[str, str]:
         """The texts of a task's templates, for the report."""
         parts = {part: template.text for part, template in self.tasks[task.name].items()}
-        return {**parts, "separator": self.separator, "option": self.option.text}
+        shared = {"separator": self.separator, "option": self.option.text}
+        return parts | shared | {"label_separator": self.label_separator}
 
     def of(self, cell: Cell) -> CellPrompts:
         """The prompts of a cell.
@@ -156,25 +169,30 @@ class Prompts:
             "language": self.names[cell.language],
             "source_language": self.names[cell.source],
             "target_language": self.names[cell.target],
-            "labels": ", ".join(cell.labels),
+            "labels": self.label_separator.join(cell.labels),
         }
-        return CellPrompts(templates, self.separator, self.option, shared, cell.exemplars)
+        return CellPrompts(templates, self.separator, self.option, shared, cell)
 
 
 @dataclass(frozen=True)
 class CellPrompts:
-    """The prompts of one cell: all begin with the same instruction and exemplars."""
+    """The prompts of one cell: all begin with the same exemplars."""
 
     templates: Mapping[str, Template]
     separator: str
     option: Template
     shared: Mapping[str, str]
-    exemplars: tuple[Item, ...]
+    cell: Cell
+
+    @property
+    def shots(self) -> int:
+        """Exemplars that a prompt may have."""
+        return len(self.cell.exemplars)
 
     def prompt(self, item: Item, shots: int) -> str:
-        """The prompt of an item with the first ``shots`` exemplars."""
+        """The prompt of an item with so many exemplars; see :attr:`Cell.kept`."""
         instruction = self.templates["instruction"].fill(self.shared)
-        shown = [self._question(e) + self.answer(e) for e in self.exemplars[:shots]]
+        shown = [self._question(e) + self.answer(e) for e in self.cell.shown(shots)]
         parts = [instruction, *shown, self._question(item)]
         return self.separator.join(part for part in parts if part)
 

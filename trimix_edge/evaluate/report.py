@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,6 +17,7 @@ from trimix_edge.evaluate.bootstrap import (
     Interval,
     resample,
 )
+from trimix_edge.evaluate.hosts import read_hosts
 from trimix_edge.evaluate.metrics import Answered, Metric, library_versions, metric_of
 from trimix_edge.evaluate.results import (
     RUN,
@@ -25,7 +26,7 @@ from trimix_edge.evaluate.results import (
     read_json,
     read_predictions,
 )
-from trimix_edge.evaluate.tasks import Judge
+from trimix_edge.evaluate.tasks import Judge, JudgeName
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,14 @@ class Ran:
         name: unique in a report.
         facts: what the run says of the system.
         cells: predictions by the name of the cell.
+        hosts: of a system that chooses its host, what it chose, by the name of the cell.
     """
 
     name: str
     facts: Mapping[str, Any]
     run: Mapping[str, Any]
     cells: Mapping[str, list[Prediction]]
+    hosts: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_run(folder: Path) -> list[Ran]:
@@ -58,8 +61,15 @@ def read_run(folder: Path) -> list[Ran]:
     configuration = run["configuration"]
     systems = {str(system["name"]): system for system in configuration["systems"]}
     sizes = {cell: entry["n_items"] for cell, entry in configuration["cells"].items()}
+    hosts = read_hosts(folder)
     return [
-        Ran(name, systems[name], run, {c: _finished(folder, name, c, n) for c, n in sizes.items()})
+        Ran(
+            name,
+            systems[name],
+            run,
+            {cell: _finished(folder, name, cell, n) for cell, n in sizes.items()},
+            hosts.get(name, {}),
+        )
         for name in systems
     ]
 
@@ -79,21 +89,31 @@ _PARTS: Mapping[str, type | tuple[type, ...]] = {
     "cells": dict,
 }
 _CELL_PARTS = {"task": str, "judge": str, "shots": int, "n_items": int, "data": dict}
+_BALANCED_PARTS = {"per_label": int, "shuffle_seed": int, "lacking": list, "labels": list}
+_CUT_PARTS = {"field": str, "max_chars": int, "items": int, "exemplars": int}
 
 
 def _is_whole(run: Mapping[str, Any]) -> bool:
     """Whether a ``run.json`` has all that a report reads of it."""
     configuration: Any = run.get("configuration")
     return (
-        _has(run, {"configuration": dict, "machine": dict})
+        _has({"skipped": [], **run}, {"configuration": dict, "machine": dict, "skipped": list})
         and _has(configuration, _PARTS)
         and all(_has(system, {"name": str}) for system in configuration["systems"])
-        and all(_has(cell, _CELL_PARTS) for cell in configuration["cells"].values())
-        and all(cell["judge"] in get_args(Judge) for cell in configuration["cells"].values())
+        and all(map(_is_whole_cell, configuration["cells"].values()))
         and all(
             _has(model, {"file": str, "sha256": str}) for model in configuration["models"].values()
         )
         and _has(configuration["context"], {"n_ctx": int, "kv_type": str})
+    )
+
+
+def _is_whole_cell(cell: Any) -> bool:
+    return (
+        _has(cell, _CELL_PARTS)
+        and cell["judge"] in get_args(Judge)
+        and (cell.get("exemplars") != "balanced" or _has(cell, _BALANCED_PARTS))
+        and ("cut" not in cell or _has(cell["cut"], _CUT_PARTS))
     )
 
 
@@ -112,8 +132,8 @@ def _finished(folder: Path, system: str, cell: str, n_items: int) -> list[Predic
     return found
 
 
-def compare(folders: Sequence[Path]) -> dict[str, Any]:
-    """The report of several runs; see :func:`report`.
+def compare(folders: Sequence[Path], judge: JudgeName = "default") -> dict[str, Any]:
+    """The report of several runs, scored anew; see :func:`report`.
 
     Raises:
         UsageError: nothing to compare.
@@ -122,7 +142,7 @@ def compare(folders: Sequence[Path]) -> dict[str, Any]:
     systems = _read_runs(folders)
     if len(systems) < 2:
         raise UsageError("name two runs or more: there is nothing to compare one with")
-    return report(systems)
+    return report(systems, judge=judge)
 
 
 def _read_runs(folders: Sequence[Path]) -> list[Ran]:
@@ -136,15 +156,18 @@ def _read_runs(folders: Sequence[Path]) -> list[Ran]:
         label = folder.name if short and folder.name else str(folder)
         for ran in systems:
             name = label if len(systems) == 1 else f"{label}: {ran.name}"
-            found.append(Ran(name, ran.facts, ran.run, ran.cells))
+            found.append(replace(ran, name=name))
     return found
 
 
-def report(systems: Sequence[Ran], seed: int = 0, draws: int = DRAWS) -> dict[str, Any]:
-    """Scores of all systems on the cells that they share; the first one is the yardstick.
+def report(
+    systems: Sequence[Ran], seed: int = 0, draws: int = DRAWS, judge: JudgeName = "default"
+) -> dict[str, Any]:
+    """Scores of all systems on the cells that they share; the others are compared with the first.
 
     Args:
         seed: of the resamples.
+        judge: who decides whether an answer is right.
 
     Returns:
         What ``report.json`` holds.
@@ -155,7 +178,7 @@ def report(systems: Sequence[Ran], seed: int = 0, draws: int = DRAWS) -> dict[st
     shared = [cell for cell in systems[0].cells if all(cell in ran.cells for ran in systems)]
     if not shared:
         raise EvaluationError("these runs have no task and language in common")
-    cells = [_Cell(name, systems, seed, draws) for name in shared]
+    cells = [_Cell(name, systems, seed, draws, judge) for name in shared]
     left_out = sorted({cell for ran in systems for cell in ran.cells} - set(shared))
     return {
         "systems": [
@@ -165,7 +188,10 @@ def report(systems: Sequence[Ran], seed: int = 0, draws: int = DRAWS) -> dict[st
         "cells": [cell.as_json(systems) for cell in cells],
         "average": _average(cells, systems),
         "left_out": left_out,
-        "metrics": {cell.metric.name: cell.metric.detail for cell in cells},
+        "judge": judge,
+        "metrics": {
+            cell.task: {"metric": cell.metric.name, "detail": cell.metric.detail} for cell in cells
+        },
         "bootstrap": {"draws": draws, "seed": seed, "interval": "95 % percentile, over items"},
         "metric_versions": library_versions(),
         "runs": _distinct(ran.run for ran in systems),
@@ -183,12 +209,15 @@ def _distinct(runs: Any) -> list[Any]:
 class _Cell:
     """Scores of the systems on one cell."""
 
-    def __init__(self, name: str, systems: Sequence[Ran], seed: int, draws: int) -> None:
+    def __init__(
+        self, name: str, systems: Sequence[Ran], seed: int, draws: int, judge: JudgeName
+    ) -> None:
         self.name = name
         self._predictions = [ran.cells[name] for ran in systems]
         _require_same_items(name, systems)
-        judge = systems[0].run["configuration"]["cells"][name]["judge"]
-        self.metric: Metric = metric_of(judge)
+        facts = systems[0].run["configuration"]["cells"][name]
+        self.task = str(facts["task"])
+        self.metric: Metric = metric_of(facts["judge"], judge)
         statistics = [
             self.metric.statistics([Answered(p.output, p.reference, p.n_options) for p in found])
             for found in self._predictions
@@ -206,6 +235,7 @@ class _Cell:
             "less_first": _differences(self.values, self.draws),
             "counts": [_counts(ran, self.name) for ran in systems],
             "speed": [_speed(found) for found in self._predictions],
+            "hosts": [ran.hosts.get(self.name) for ran in systems],
         }
 
 
@@ -252,6 +282,7 @@ def _counts(ran: Ran, cell: str) -> dict[str, Any]:
     weights = [prediction.weights for prediction in found if prediction.weights is not None]
     return {
         "prompt_tokens": sum(p.n_prompt for p in found),
+        "prompt_tokens_evaluated": sum(map(_n_evaluated, found)),
         "tokens": sum(p.n_tokens for p in found),
         "characters": sum(len(p.output) for p in found),
         "fewer_exemplars": sum(p.shots < asked for p in found),
@@ -260,6 +291,13 @@ def _counts(ran: Ran, cell: str) -> dict[str, Any]:
         "cut_short": sum(p.finish_reason in ("length", "context") for p in found),
         "mean_weights": np.mean(weights, axis=0).round(6).tolist() if weights else None,
     }
+
+
+def _n_evaluated(prediction: Prediction) -> int:
+    """Tokens of a prompt that were computed; all that were read, of a run that does not say."""
+    if prediction.n_evaluated is not None:
+        return prediction.n_evaluated
+    return 0 if prediction.finish_reason == "overflow" else prediction.n_prompt
 
 
 def _speed(found: Sequence[Prediction]) -> dict[str, float]:
@@ -271,7 +309,7 @@ def _speed(found: Sequence[Prediction]) -> dict[str, float]:
 
     return {
         "seconds": round(prompt + generation, 3),
-        "prompt_tokens_per_second": rate(sum(p.n_prompt for p in found), prompt),
+        "prompt_tokens_per_second": rate(sum(map(_n_evaluated, found)), prompt),
         "tokens_per_second": rate(sum(p.n_tokens for p in found), generation),
         "characters_per_second": rate(sum(len(p.output) for p in found), generation),
     }

@@ -2,6 +2,7 @@
 
 DIR/run.json                          the configuration, and the machine
 DIR/predictions/SYSTEM/CELL.jsonl     a line an item, in the order of the data
+DIR/hosts.json                        of a rule that chooses on dev data, what it chose
 DIR/report.json  DIR/report.md
 
 Of two runs of the same configuration, ended or resumed anyhow, all bytes are the same but what
@@ -22,6 +23,7 @@ from trimix_edge.errors import EvaluationError, TargetError
 from trimix_edge.files import replacing
 
 RUN, REPORT, REPORT_TEXT, PREDICTIONS = "run.json", "report.json", "report.md", "predictions"
+HOSTS = "hosts.json"
 FORMAT = 1
 
 
@@ -36,6 +38,9 @@ class Prediction:
         weights: of large_ins, small_cpt and small_base, where it was fused with such.
         finish_reason: as of a generation; ``overflow`` if even the bare prompt does not fit.
         seconds: of its prompt and of its generation.
+        n_evaluated: tokens of the prompt that were computed for it, the others being kept from a
+            prompt before; None of a run that did not say.
+        prompt: the text, before any chat template; None where prompts are not kept.
     """
 
     id: str
@@ -48,9 +53,15 @@ class Prediction:
     weights: list[float] | None
     finish_reason: str | None
     seconds: dict[str, float]
+    n_evaluated: int | None = None
+    prompt: str | None = None
 
     def line(self) -> bytes:
-        return json.dumps(asdict(self), ensure_ascii=False).encode() + b"\n"
+        content = asdict(self)
+        for name in _OPTIONAL:
+            if content[name] is None:
+                del content[name]
+        return json.dumps(content, ensure_ascii=False).encode() + b"\n"
 
     @classmethod
     def parse(cls, line: bytes) -> Prediction:
@@ -60,7 +71,8 @@ class Prediction:
             ValueError: it is not one that :meth:`line` wrote.
         """
         content = json.loads(line)
-        if not isinstance(content, dict) or content.keys() != cls.__dataclass_fields__.keys():
+        known = cls.__dataclass_fields__.keys()
+        if not isinstance(content, dict) or content.keys() | _OPTIONAL != known:
             raise ValueError
         found = cls(**content)
         texts = (found.id, found.output, found.reference)
@@ -70,6 +82,8 @@ class Prediction:
             not all(isinstance(text, str) for text in texts)
             or not all(isinstance(count, int) for count in counts)
             or not isinstance(found.finish_reason, str | None)
+            or not isinstance(found.n_evaluated, int | None)
+            or not isinstance(found.prompt, str | None)
             or found.seconds.keys() != {"prompt", "generation"}
             or not isinstance(weights, list)
             or len(weights) != 3
@@ -77,6 +91,9 @@ class Prediction:
         ):
             raise ValueError
         return found
+
+
+_OPTIONAL = frozenset({"n_evaluated", "prompt"})
 
 
 class Log:
@@ -219,21 +236,23 @@ class ResultsFolder:
 
     def _sweep(self) -> None:
         """Remove the scratch files of a run that was killed while it wrote."""
-        for name in (REPORT, REPORT_TEXT, RUN):
+        for name in (REPORT, REPORT_TEXT, RUN, HOSTS):
             for scratch in self.path.glob(f".{name}.*.part"):
                 scratch.unlink(missing_ok=True)
 
     def _clear(self) -> None:
-        kept = (self.path / name for name in (REPORT, REPORT_TEXT, RUN))
+        kept = (self.path / name for name in (REPORT, REPORT_TEXT, HOSTS, RUN))
         for file in (*(self.path / PREDICTIONS).glob("*/*.jsonl"), *kept):
             try:
                 file.unlink(missing_ok=True)
             except OSError as error:
                 raise TargetError(f"{file} can't be deleted: {error.strerror or error}") from None
 
-    def describe(self, machine: Mapping[str, Any]) -> None:
-        """Write ``run.json``."""
+    def describe(self, machine: Mapping[str, Any], skipped: Sequence[str] = ()) -> None:
+        """Write ``run.json``; what was skipped is of no effect on what is predicted."""
         content = {"format": FORMAT, "configuration": self._configuration, "machine": machine}
+        if skipped:
+            content["skipped"] = list(skipped)
         self.write(RUN, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
 
     def log(self, system: str, cell: str, ids: Sequence[str]) -> Log:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from trimix_edge.evaluate.plan import Plan, Progress
+from trimix_edge.evaluate.hosts import HostChoice, choose_host, hosts_text
+from trimix_edge.evaluate.plan import Plan, Progress, Settings
 from trimix_edge.evaluate.prompts import CellPrompts
-from trimix_edge.evaluate.results import Log, Prediction, ResultsFolder
+from trimix_edge.evaluate.results import HOSTS, Log, Prediction, ResultsFolder
 from trimix_edge.evaluate.systems import System
 from trimix_edge.evaluate.tasks import Cell, Item
 
 if TYPE_CHECKING:
-    from trimix_edge.decoding.generation import Generation
+    from trimix_edge.decoding.run import Generation
 
 STOP = "\n"
 """An answer is one line (paper, section 4)."""
@@ -30,7 +32,7 @@ class Answerer(Protocol):
     def n_ctx(self) -> int: ...
     def rewind(self, n_kept: int, system: System) -> None: ...
     def tokenize(self, prompt: str, *, chat: bool) -> list[int]: ...
-    def generate(self, prompt: str, **options: Any) -> Generation: ...
+    def generate(self, prompts: list[str], **options: Any) -> list[Generation]: ...
 
 
 def predict(
@@ -45,7 +47,11 @@ def predict(
     The prompts of a cell begin with the same exemplars: what all of them share is read once, from
     the cell's first prompt, and every item goes on from exactly there. More is not kept, though
     neighbours may share more: what a model computes depends, in its last bits, on how tokens were
-    cut into batches, so an answer would depend on where a run was interrupted.
+    cut into batches, so an answer would depend on where a run was interrupted. For the same reason
+    items are answered in groups of ``settings.parallel``, from the same item on: a run that is
+    resumed makes the same groups.
+
+    A system that chooses its host answers the dev data with each host first.
 
     Args:
         load: loads the models, onto the stack; not called if nothing is left to be answered.
@@ -54,16 +60,38 @@ def predict(
         TriMixError: the folder holds something else, or a model fails.
     """
     say = _Once(on_note)
+    for cell in plan.cells:
+        if cell.lacking:
+            say(
+                f"{cell.name}: fewer exemplars than are wanted of the labels "
+                f"{', '.join(cell.lacking)}: all that the file holds are shown"
+            )
     with ExitStack() as models:
-        answerer: Answerer | None = None
+        loaded: list[Answerer] = []
+
+        def answerer() -> Answerer:
+            if not loaded:
+                loaded.append(load(models))
+            return loaded[0]
+
+        def fill(system: System, cell: Cell, prompts: CellPrompts, name: str) -> list[Prediction]:
+            with results.log(name, cell.name, [item.id for item in cell.items]) as log:
+                if len(log.predictions) < len(cell.items):
+                    loop = _Loop(plan.settings, system, cell, prompts, answerer(), say)
+                    loop.answer(log, name, on_progress)
+                return log.predictions
+
+        chosen: dict[str, dict[str, HostChoice]] = {}
         for system in plan.settings.systems:
             for cell in plan.cells:
-                ids = [item.id for item in cell.items]
-                with results.log(system.name, cell.name, ids) as log:
-                    if len(log.predictions) == len(ids):
-                        continue
-                    answerer = answerer or load(models)
-                    _Loop(plan, system, cell, answerer, say).answer(log, on_progress)
+                asked = system
+                if system.picks_host:
+                    choice = choose_host(plan, system, cell.name, fill)
+                    chosen.setdefault(system.name, {})[cell.name] = choice
+                    asked = system.with_host(choice.host)
+                fill(asked, cell, plan.prompts[cell.name], system.name)
+        if chosen:
+            results.write(HOSTS, hosts_text(chosen))
 
 
 class _Once:
@@ -102,12 +130,18 @@ class _Loop:
     """One system on one cell."""
 
     def __init__(
-        self, plan: Plan, system: System, cell: Cell, answerer: Answerer, say: Note
+        self,
+        settings: Settings,
+        system: System,
+        cell: Cell,
+        prompts: CellPrompts,
+        answerer: Answerer,
+        say: Note,
     ) -> None:
-        self._settings = plan.settings
+        self._settings = settings
         self._system = system
         self._cell = cell
-        self._prompts: CellPrompts = plan.prompts[cell.name]
+        self._prompts = prompts
         self._answerer = answerer
         self._say = say
         self._max_tokens = self._room_for_an_answer()
@@ -117,14 +151,18 @@ class _Loop:
         self._n_shared = _n_common([asked.tokens for asked in self._full])
         self._is_primed = False
 
-    def answer(self, log: Log, on_progress: Progress | None) -> None:
-        items = self._cell.items
-        for at in range(len(log.predictions), len(items)):
+    def answer(self, log: Log, name: str, on_progress: Progress | None) -> None:
+        items, size = self._cell.items, self._settings.parallel
+        label = f"{name} {self._cell.name}"
+        n_done = len(log.predictions)
+        for start in range(n_done - n_done % size, len(items), size):
             if on_progress is not None:
-                on_progress(f"{self._system.name} {self._cell.name}", at, len(items))
-            log.append(self._predict(items[at], self._asked[at]))
+                on_progress(label, len(log.predictions), len(items))
+            end = min(start + size, len(items))
+            for prediction in self._predict(start, end)[len(log.predictions) - start :]:
+                log.append(prediction)
         if on_progress is not None:
-            on_progress(f"{self._system.name} {self._cell.name}", len(items), len(items))
+            on_progress(label, len(items), len(items))
 
     def _room_for_an_answer(self) -> int:
         """Tokens of an answer; more than the task's where a label of the data would not fit."""
@@ -140,88 +178,122 @@ class _Loop:
             )
         return max(limit, longest)
 
-    def _predict(self, item: Item, asked: _Asked) -> Prediction:
-        shots, n_prompt = asked.shots, len(asked.tokens)
-        if n_prompt >= self._answerer.n_ctx:
+    def _predict(self, start: int, end: int) -> list[Prediction]:
+        """The predictions of a group."""
+        asked = self._asked[start:end]
+        fitting = [a for a in asked if len(a.tokens) < self._answerer.n_ctx]
+        answers = iter(self._answer_lines(fitting) if fitting else [])
+        return [
+            self._prediction(item, a, next(answers) if a in fitting else None)
+            for item, a in zip(self._cell.items[start:end], asked, strict=True)
+        ]
+
+    def _prediction(
+        self, item: Item, asked: _Asked, answer: tuple[Generation, str] | None
+    ) -> Prediction:
+        prediction = partial(
+            Prediction,
+            id=item.id,
+            shots=asked.shots,
+            reference=item.reference,
+            n_options=len(item.options),
+            prompt=asked.prompt if self._settings.keep_prompts else None,
+        )
+        if answer is None:
             self._say(
                 f"some items of {self._cell.name} do not fit into {self._answerer.n_ctx} tokens, "
                 f"even without exemplars: they count as wrong; raise --ctx"
             )
-            seconds = {"prompt": 0.0, "generation": 0.0}
-            return self._prediction(item, shots, n_prompt, 0, "", None, "overflow", seconds)
-        self._go_back(asked)
-        done = self._generate(asked.prompt, self._max_tokens)
-        return self._prediction(
-            item,
-            shots,
-            len(done.prompt_token_ids),
-            len(done.token_ids),
-            done.text,
-            self._system.weights_used(done),
-            done.finish_reason,
-            {
+            return prediction(
+                n_prompt=len(asked.tokens),
+                n_evaluated=0,
+                n_tokens=0,
+                output="",
+                weights=None,
+                finish_reason="overflow",
+                seconds={"prompt": 0.0, "generation": 0.0},
+            )
+        done, text = answer
+        return prediction(
+            n_prompt=len(done.prompt_token_ids),
+            n_evaluated=len(done.prompt_token_ids) - done.n_kept,
+            n_tokens=len(done.token_ids),
+            output=text,
+            weights=self._system.weights_used(done),
+            finish_reason=done.finish_reason,
+            seconds={
                 "prompt": round(done.timings.prompt, 6),
                 "generation": round(done.timings.generation, 6),
             },
         )
 
-    def _generate(self, prompt: str, max_tokens: int) -> Generation:
+    def _answer_lines(self, asked: list[_Asked]) -> list[tuple[Generation, str]]:
+        """Generations and their texts, up to the end of the first line that is not blank.
+
+        A stop string ends at the first newline, also at one before the answer: such an item is
+        generated again without it. That is rare, and costs no more than the task's tokens.
+        """
+        self._go_back(asked)
+        answers = [(done, done.text) for done in self._generate(asked, self._max_tokens)]
+        blank = [
+            i
+            for i, (done, text) in enumerate(answers)
+            if done.finish_reason == "stop" and not text.strip()
+        ]
+        if blank:
+            self._go_back(asked)
+            again = self._generate([asked[i] for i in blank], self._max_tokens, stop=())
+            for i, done in zip(blank, again, strict=True):
+                start = len(done.text) - len(done.text.lstrip())
+                line = done.text[:start] + done.text[start:].partition(STOP)[0]
+                answers[i] = done, line
+        return answers
+
+    def _generate(
+        self, asked: list[_Asked], max_tokens: int, stop: Sequence[str] = (STOP,)
+    ) -> list[Generation]:
         return self._answerer.generate(
-            prompt,
+            [a.prompt for a in asked],
             chat=self._settings.chat,
             max_tokens=max_tokens,
-            stop=[STOP],
-            sampling=self._settings.repeatable_sampling,
+            stop=list(stop),
+            sampling=asdict(self._settings.repeatable_sampling),
             **self._system.options,
         )
 
-    def _go_back(self, asked: _Asked) -> None:
+    def _go_back(self, asked: list[_Asked]) -> None:
         """Have read what all prompts share, as always; or nothing, before a prompt that differs."""
-        if asked not in self._full or self._n_shared == 0:
+        if self._n_shared == 0 or any(a not in self._full for a in asked):
             self._answerer.rewind(0, self._system)
             self._is_primed = False
             return
         if not self._is_primed:
             self._answerer.rewind(0, self._system)
-            self._generate(self._full[0].prompt, 0)
+            self._generate(self._full[:1], 0)
             self._is_primed = True
         self._answerer.rewind(self._n_shared, self._system)
 
     def _fitting(self, item: Item) -> _Asked:
         """The prompt with as many exemplars as leave room for an answer."""
-        all_shots = len(self._prompts.exemplars)
-        for shots in range(all_shots, -1, -1):
-            prompt = self._prompts.prompt(item, shots)
-            tokens = self._answerer.tokenize(prompt, chat=self._settings.chat)
-            if len(tokens) + self._max_tokens <= self._answerer.n_ctx:
-                break
-        if shots < all_shots:
+        asked = self._with(item, self._prompts.shots)
+        if asked.shots and not self._has_room(asked):
+            few, many = 0, self._prompts.shots  # exemplars that fit, if any do, and that do not
+            asked = self._with(item, few)
+            while many - few > 1:
+                tried = self._with(item, (few + many) // 2)
+                if self._has_room(tried):
+                    few, asked = tried.shots, tried
+                else:
+                    many = tried.shots
             self._say(
                 f"not all prompts fit into {self._answerer.n_ctx} tokens with their exemplars: "
                 f"fewer are used there, and the report counts them; --ctx makes room"
             )
-        return _Asked(prompt, tokens, shots)
+        return asked
 
-    def _prediction(
-        self,
-        item: Item,
-        shots: int,
-        n_prompt: int,
-        n_tokens: int,
-        output: str,
-        weights: list[float] | None,
-        finish_reason: str | None,
-        seconds: dict[str, float],
-    ) -> Prediction:
-        return Prediction(
-            id=item.id,
-            shots=shots,
-            n_prompt=n_prompt,
-            n_tokens=n_tokens,
-            output=output,
-            reference=item.reference,
-            n_options=len(item.options),
-            weights=weights,
-            finish_reason=finish_reason,
-            seconds=seconds,
-        )
+    def _with(self, item: Item, shots: int) -> _Asked:
+        prompt = self._prompts.prompt(item, shots)
+        return _Asked(prompt, self._answerer.tokenize(prompt, chat=self._settings.chat), shots)
+
+    def _has_room(self, asked: _Asked) -> bool:
+        return len(asked.tokens) + self._max_tokens <= self._answerer.n_ctx

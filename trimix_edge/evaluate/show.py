@@ -27,11 +27,15 @@ def markdown(report: Mapping[str, Any]) -> str:
             "",
             f"Not in all runs, so left out: {', '.join(map(_plain, report['left_out']))}.",
         ]
-    notes = [f"- {note}" for note in _notes(report)]
+    notes = [f"- {note}" for note in (*_hosts(report), *_notes(report))]
     lines += ["", *notes] if notes else []
     lines += ["", "## Speed", "", *_table(_speed_table(report), left=2)]
     lines += ["", "## How", ""]
-    lines += [f"- {name}: {detail}" for name, detail in report["metrics"].items()]
+    lines += [
+        f"- {_plain(task)}: {how['metric']}, {how['detail']}"
+        for task, how in report["metrics"].items()
+    ]
+    lines.append(f"- judge: {report['judge']}")
     bootstrap = report["bootstrap"]
     lines += [f"- bootstrap: {bootstrap['draws']} resamples of items, seed {bootstrap['seed']}"]
     for number, run in enumerate(report["runs"], 1):
@@ -117,6 +121,20 @@ def _notes(report: Mapping[str, Any]) -> Iterator[str]:
                 yield f"{where}: {counts['too_long']} of {n} prompts do not fit: counted as wrong"
 
 
+def _hosts(report: Mapping[str, Any]) -> Iterator[str]:
+    """What was chosen on dev data."""
+    for cell in report["cells"]:
+        for name, choice in zip(system_names(report), cell["hosts"], strict=True):
+            if choice is not None:
+                scores = ", ".join(
+                    f"{host} {value:.1f}" for host, value in choice["scores"].items()
+                )
+                yield (
+                    f"{_plain(cell['cell'])}, {_plain(name)}: host {choice['host']}, chosen on "
+                    f"{choice['n_items']} items of dev data ({scores})"
+                )
+
+
 def _run(run: Mapping[str, Any]) -> Iterator[str]:
     configuration, machine = run["configuration"], run["machine"]
     yield f"- trio: {_plain(configuration['trio'])}"
@@ -127,8 +145,11 @@ def _run(run: Mapping[str, Any]) -> Iterator[str]:
     for system in configuration["systems"]:
         yield f"- system {_plain(system['name'])}: {_facts(system, leave_out=('name',))}"
     cells = configuration["cells"].values()
-    shots = ", ".join(dict.fromkeys(f"{cell['shots']} for {cell['task']}" for cell in cells))
-    yield f"- exemplars: {shots}; prompts in {configuration['prompt_language']}"
+    for told in dict.fromkeys(map(_exemplars, cells)):
+        yield f"- exemplars of {told}"
+    for told in dict.fromkeys(_cut(cell) for cell in cells if cell.get("cut")):
+        yield f"- {told}"
+    yield f"- prompts in {_plain(configuration['prompt_language'])}"
     yield f"- chat template: {'yes' if configuration['chat'] else 'no'}"
     limit = configuration["limit"] or "none"
     yield f"- split {configuration['split']}, limit {limit}, seed {configuration['seed']}"
@@ -140,9 +161,36 @@ def _run(run: Mapping[str, Any]) -> Iterator[str]:
     yield f"- sampling: {_facts(changed, leave_out=('seed',)) or 'none: the likeliest token'}"
     yield f"- versions: {_facts(configuration['versions'])}"
     yield f"- machine: {_facts(machine)}"
+    for told in run.get("skipped", ()):
+        yield f"- {_plain(told)}"
     data = {name: digest for cell in cells for name, digest in cell["data"].items()}
     for name, digest in data.items():
         yield f"- {_plain(name)}: SHA-256 `{digest}`"
+
+
+def _exemplars(cell: Mapping[str, Any]) -> str:
+    """How the exemplars of a cell were chosen."""
+    task, shots = _plain(cell["task"]), cell["shots"]
+    if not shots or cell.get("exemplars") != "balanced":
+        return f"{task}: {shots}, the first ones of the file" if shots else f"{task}: none"
+    lacking = f" (fewer of {', '.join(map(_plain, cell['lacking']))})" if cell["lacking"] else ""
+    return (
+        f"{task}: {shots}, the first {cell['per_label']} of each label{lacking}, shuffled with "
+        f"seed {cell['shuffle_seed']}; labels by their code points: "
+        f"{', '.join(map(_plain, cell['labels']))}"
+    )
+
+
+def _cut(cell: Mapping[str, Any]) -> str:
+    """Where long texts were cut."""
+    cut, task = cell["cut"], _plain(cell["task"])
+    if not cut["max_chars"]:
+        return f"{task}: {cut['field']} is not cut"
+    return (
+        f"{task}: {cut['field']} cut to {cut['max_chars']} characters, which shortened "
+        f"{cut['items']} of {cell['n_items']} items and {cut['exemplars']} of {cell['shots']} "
+        f"exemplars"
+    )
 
 
 def _facts(facts: Mapping[str, Any], leave_out: Sequence[str] = ()) -> str:

@@ -7,9 +7,10 @@ else of this package does.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from trimix_edge import values
 from trimix_edge.config import (
     Draft,
     FusionWeights,
@@ -17,14 +18,18 @@ from trimix_edge.config import (
     Role,
     RuleChoice,
     Weights,
-    parse_weights,
 )
 from trimix_edge.errors import UsageError
 from trimix_edge.fusion.choose import rule_roles
 from trimix_edge.trios.manifest import TrioManifest
 
 if TYPE_CHECKING:
-    from trimix_edge.decoding.generation import Generation
+    from trimix_edge.decoding.run import Generation
+
+
+SAF_AUTO = "saf:auto"
+HOSTS = (Role.LARGE_INS, Role.SMALL_CPT)
+"""Those that SAF-W may have; where both are as good on dev, the first one is taken."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +39,14 @@ class System:
     Attributes:
         weights: in force where the rule does not set them itself.
         roles: the models that must be loaded.
+        picks_host: SAF-W, whose host is the one that does better on a cell's dev data.
     """
 
     rule: RuleChoice
     weights: Weights
     plausibility: Plausibility | None = None
     roles: Collection[Role] = ()
+    picks_host: bool = False
 
     @classmethod
     def choose(
@@ -48,8 +55,13 @@ class System:
         rules: Sequence[str],
         plausibility: Plausibility | None,
         manifest: TrioManifest,
+        *,
+        dev: bool = False,
     ) -> tuple[System, ...]:
         """A system for each of the weights and rules that were given; the trio's if none were.
+
+        Args:
+            dev: dev data may be read, by systems that choose something on them.
 
         Raises:
             UsageError: what is given has no meaning, or twice the same.
@@ -57,11 +69,24 @@ class System:
         """
         mask = plausibility or manifest.plausibility
         available = {*manifest.models, *manifest.adapters}
-        chosen = [(RuleChoice(), parse_weights(text)) for text in weights]
-        chosen += [(RuleChoice.parse(text), manifest.weights) for text in rules]
+        chosen = [(RuleChoice(), values.weights(text)) for text in weights]
+        chosen += [
+            (values.rule("saf" if text == SAF_AUTO else text), manifest.weights) for text in rules
+        ]
+        if (SAF_AUTO in rules) != dev:
+            raise UsageError(
+                "rule saf:auto chooses its host on dev data: give --dev beside it"
+                if SAF_AUTO in rules
+                else "--dev is for rules that choose on dev data: give --rule saf:auto beside it, "
+                "or --split dev to evaluate on them"
+            )
         systems = tuple(
             cls(rule, pair, mask, frozenset(rule_roles(rule, pair, mask, available)))
             for rule, pair in chosen or [(RuleChoice(), manifest.weights)]
+        )
+        systems = tuple(
+            replace(system, picks_host=text == SAF_AUTO)
+            for system, text in zip(systems, [*weights, *rules] or [""], strict=True)
         )
         names = [system.name for system in systems]
         for name in names:
@@ -73,11 +98,17 @@ class System:
     def name(self) -> str:
         """As on the command line, ``0.1,0.9`` or ``saf:large_ins``: also the name of its folder of
         predictions."""
+        if self.picks_host:
+            return SAF_AUTO
         if self.rule.name != "trimix":
             return str(self.rule)
         if isinstance(self.weights, FusionWeights):
             return f"{self.weights.large_ins:.12g},{self.weights.small_cpt:.12g}"
         return str(self.weights)
+
+    def with_host(self, host: Role) -> System:
+        """The same system with a host that is no longer to be chosen."""
+        return replace(self, rule=RuleChoice("saf", host), picks_host=False)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -88,7 +119,7 @@ class System:
         """
         return {
             "rule": self.rule,
-            "weights": self.weights,
+            "weights": self.weights if self.rule.name == "trimix" else None,
             "plausibility": self.plausibility,
             "draft": Draft(0),
         }
@@ -108,5 +139,5 @@ class System:
         elif isinstance(in_force, FusionWeights):
             weights = {str(role): round(in_force.of(role), 12) for role in Role}
         mask = None if self.plausibility is None else str(self.plausibility)
-        rule = str(self.rule)
+        rule = SAF_AUTO if self.picks_host else str(self.rule)
         return {"name": self.name, "rule": rule, "weights": weights, "plausibility": mask}

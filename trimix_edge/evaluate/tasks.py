@@ -1,26 +1,30 @@
-"""The tasks, and which parts of them a folder of benchmark data holds.
-
-DIR/TASK/LANG/SPLIT.json                    MiLiC-Eval's tasks, exemplars in train_{1,2,3}.json
-DIR/translation/LANG/SPLIT.{LANG,OTHER}     lines of the same number are translations
-DIR/classification/LANG/SPLIT.tsv           a header, then columns for a text and its label
-"""
+"""The tasks, and what may be asked of them: values, no files."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from trimix_edge.errors import EvaluationError, UsageError
+from trimix_edge.errors import UsageError
 
 Judge = Literal["letter", "label", "number", "rouge_l", "chrf"]
 """How an output is judged; the first three by accuracy."""
+
+JudgeName = Literal["default", "paper"]
+"""Whose judge: one that reads answers as a person would, or the paper's code, case by case."""
 
 Direction = Literal["into", "from"]
 """Of a translation, as seen from the low-resource language."""
 
 Shape = Literal["json", "aligned", "tsv"]
+
+Order = Literal["first", "balanced"]
+"""Of exemplars: the first ones of the file, or as many of each label."""
+
+MAX_CHARS = 1024
+"""Characters (code points) of a text or an article that a prompt shows, in the paper."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +34,10 @@ class Task:
     Attributes:
         name: its folder, and its templates.
         fields: what its prompt templates may name beside ``language``.
-        max_tokens: an answer's; the benchmark's own figures for MiLiC-Eval.
-        shots: exemplars, unless somebody says otherwise.
+        max_tokens: an answer's; the paper's figures for MiLiC-Eval.
+        shots: exemplars, unless somebody says otherwise, where they are the first of the file.
+        long_field: what is cut after ``max_chars`` characters; None where nothing is.
+        like: the task whose templates it shares; None for its own.
     """
 
     name: str
@@ -40,27 +46,56 @@ class Task:
     fields: tuple[str, ...]
     shape: Shape = "json"
     shots: int = 5
+    long_field: str | None = None
+    max_chars: int = MAX_CHARS
+    like: str | None = None
 
     @property
     def translates(self) -> bool:
         return self.judge == "chrf"
 
+    @property
+    def has_labels(self) -> bool:
+        return self.judge == "label"
+
+
+PER_LABEL = 3
+"""Exemplars of each label, unless somebody says otherwise, in the paper."""
 
 _TRANSLATION = ("source", "source_language", "target_language")
+_LABELLED = ("text", "labels")
+
+
+def _classification(name: str, max_tokens: int = 2, **more: Any) -> Task:
+    return Task(name, "label", max_tokens, _LABELLED, long_field="text", **more)
+
+
+def _title(name: str, **more: Any) -> Task:
+    return Task(name, "rouge_l", 250, ("content",), shots=3, long_field="content", **more)
+
 
 TASKS: Mapping[str, Task] = {
     task.name: task
     for task in (
         Task("reading_comprehension", "letter", 2, ("context", "question", "options")),
         Task("response_selection", "letter", 2, ("context", "options")),
-        Task("text_classification", "label", 2, ("text", "labels")),
-        Task("title_generation_200", "rouge_l", 250, ("content",), shots=3),
+        _classification("text_classification"),
+        _classification("text_classification_sentence", like="text_classification"),
+        _classification("text_classification_passage", like="text_classification"),
+        _title("title_generation_200"),
+        _title("title_generation", like="title_generation_200"),
         Task("translation_dialogue", "chrf", 200, _TRANSLATION),
+        Task("translation_article", "chrf", 200, _TRANSLATION, like="translation_dialogue"),
         Task("math", "number", 250, ("question",)),
         Task("translation", "chrf", 200, _TRANSLATION, "aligned"),
-        Task("classification", "label", 16, ("text", "labels"), "tsv"),
+        _classification("classification", 16, shape="tsv"),
     )
 }
+
+UNREAD: Mapping[str, str] = {
+    "vocabulary": "MiLiC-Eval's vocabulary task is not one of the paper's, and is not read here",
+}
+"""Tasks of the benchmark that can't be evaluated, and why."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +122,12 @@ class Cell:
 
     Attributes:
         source, target: languages of a translation; both the cell's own elsewhere.
-        labels: all labels of the data, of a classification.
+        labels: all labels of the evaluated file, of a classification, by their code points.
         exemplars: in the order of the prompt.
+        kept: positions of exemplars, those first that stay where not all have room; empty for
+            their order.
+        lacking: labels with fewer exemplars than were wanted.
+        n_cut: items and exemplars whose long field was cut.
         data: SHA-256 of the files that were read, by their names below the folder.
     """
 
@@ -99,6 +138,9 @@ class Cell:
     items: tuple[Item, ...]
     exemplars: tuple[Item, ...]
     labels: tuple[str, ...] = ()
+    kept: tuple[int, ...] = ()
+    lacking: tuple[str, ...] = ()
+    n_cut: tuple[int, int] = (0, 0)
     data: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -106,6 +148,11 @@ class Cell:
         """``math.bo``, ``translation.en-bo``."""
         pair = f"{self.source}-{self.target}" if self.task.translates else self.language
         return f"{self.task.name}.{pair}"
+
+    def shown(self, shots: int) -> tuple[Item, ...]:
+        """The exemplars of a prompt that has room for so many."""
+        order = self.kept or tuple(range(len(self.exemplars)))
+        return tuple(self.exemplars[at] for at in sorted(order[:shots]))
 
 
 @dataclass(frozen=True)
@@ -116,7 +163,9 @@ class Selection:
         tasks: their names; empty for all that the folder holds.
         languages: empty for all that a task's folder holds.
         split: the file whose items are asked.
-        shots: exemplars; None for the task's own number.
+        shots: exemplars, of each label where they are balanced; None for the task's own number.
+        exemplars: None for the paper's order: balanced where there are labels.
+        max_chars: characters of a long text; None for the task's own number, 0 for all.
         limit: items of a cell; None for all.
         seed: exemplars begin with ``train_{1 + seed mod 3}.json``.
     """
@@ -127,12 +176,16 @@ class Selection:
     directions: tuple[Direction, ...] = ("into", "from")
     split: str = "test"
     shots: int | None = None
+    exemplars: Order | None = None
+    max_chars: int | None = None
     limit: int | None = None
     seed: int = 0
     prompt_language: str = "en"
 
     def __post_init__(self) -> None:
         for name in self.tasks:
+            if name in UNREAD:
+                raise UsageError(f"task {name!r}: {UNREAD[name]}; leave it away")
             if name not in TASKS:
                 raise UsageError(f"no task is called {name!r}: use all, or {', '.join(TASKS)}")
         for language in self.languages:
@@ -142,6 +195,10 @@ class Selection:
             raise UsageError(f"split {self.split!r} is neither test nor dev")
         if self.shots is not None and self.shots < 0:
             raise UsageError(f"shots is {self.shots}, it can't be negative")
+        if self.exemplars is not None and self.exemplars not in get_args(Order):
+            raise UsageError(f"exemplars {self.exemplars!r} are neither first nor balanced")
+        if self.max_chars is not None and self.max_chars < 0:
+            raise UsageError(f"max-chars is {self.max_chars}, it can't be negative; 0 cuts nothing")
         if self.limit is not None and self.limit < 1:
             raise UsageError(f"limit is {self.limit}, it must be 1 or more")
         if not 0 <= self.seed < 2**32 - 1:
@@ -171,63 +228,33 @@ class Selection:
             **rest,
         )
 
+    def balances(self, task: Task) -> bool:
+        """Whether a task's exemplars are as many of each label."""
+        return task.has_labels and self.exemplars != "first"
+
     def n_shots(self, task: Task) -> int:
-        return task.shots if self.shots is None else self.shots
+        """Exemplars of a task, of each label where they are balanced."""
+        if self.shots is not None:
+            return self.shots
+        return PER_LABEL if self.balances(task) else task.shots
+
+    def n_chars(self, task: Task) -> int:
+        """Characters that are shown of a task's long field; 0 for all."""
+        return task.max_chars if self.max_chars is None else self.max_chars
 
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(part.strip() for part in text.split(",")))
 
 
-def load_cells(selection: Selection) -> list[Cell]:
-    """Read the cells that are asked for, in the order of :data:`TASKS`, then of languages.
+def parse_judge(text: str) -> JudgeName:
+    """Read the name of a judge.
 
     Raises:
-        EvaluationError: a folder or a file is missing, or its content is wrong.
+        UsageError: there is none of that name.
     """
-    root = selection.data
-    if not root.is_dir():
-        raise EvaluationError(f"{root} is no folder: --data names the one that holds TASK/LANG")
-    chosen = [task for task in TASKS.values() if task.name in selection.tasks]
-    tasks = chosen or [task for task in TASKS.values() if (root / task.name).is_dir()]
-    if not tasks:
-        raise EvaluationError(f"{root} holds no task: looked for folders {', '.join(TASKS)}")
-    cells: list[Cell] = []
-    for task in tasks:
-        for language in _languages(root / task.name, selection, named=bool(chosen)):
-            cells += _load(task, language, selection)
-    if not cells:
-        raise EvaluationError(
-            f"{root} holds nothing in {', '.join(selection.languages)}: looked for folders "
-            f"{', '.join(f'{task.name}/LANG' for task in tasks)}"
-        )
-    return cells
-
-
-def _languages(folder: Path, selection: Selection, *, named: bool) -> Sequence[str]:
-    """The languages of a task: all that were asked for must be there if the task was named."""
-    if not folder.is_dir():
-        raise EvaluationError(
-            f"{selection.data} has no task {folder.name}: looked for the folder {folder}"
-        )
-    folders = (path.name for path in folder.iterdir() if path.is_dir())
-    found = sorted(name for name in folders if not name.startswith("."))
-    missing = [language for language in selection.languages if language not in found]
-    if (missing and named) or not found:
-        languages = " and ".join(missing) or "LANG"
-        raise EvaluationError(
-            f"{folder} has no language {languages}: looked for {folder / languages}, it holds "
-            f"{', '.join(found) or 'no folder'}"
-        )
-    return [language for language in found if language in (selection.languages or found)]
-
-
-def _load(task: Task, language: str, selection: Selection) -> list[Cell]:
-    from trimix_edge.evaluate import milic, plain
-
-    folder = selection.data / task.name / language
-    if task.shape == "json":
-        return milic.load(task, language, folder, selection)
-    if task.shape == "aligned":
-        return plain.load_translation(task, language, folder, selection)
-    return plain.load_classification(task, language, folder, selection)
+    names: tuple[JudgeName, ...] = get_args(JudgeName)
+    for name in names:
+        if text == name:
+            return name
+    raise UsageError(f"judge {text!r} is none of {', '.join(names)}")

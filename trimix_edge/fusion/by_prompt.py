@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Hashable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ from trimix_edge.errors import TrioConfigError
 from trimix_edge.fusion.linear import LinearFusion
 from trimix_edge.fusion.rule import (
     Fused,
+    FusedBuffer,
     TrioLogits,
 )
 
@@ -93,7 +94,7 @@ class DynamicFusion:
     Args:
         choice: the prompt's perplexity, or the entropy of the first generated token.
         roles: those that can be run.
-        n_vocab, plausibility: as for :class:`LinearFusion`.
+        n_vocab, plausibility, buffer: as for :class:`LinearFusion`.
     """
 
     def __init__(
@@ -102,10 +103,12 @@ class DynamicFusion:
         roles: Collection[Role],
         n_vocab: int,
         plausibility: Plausibility | None = None,
+        buffer: FusedBuffer | None = None,
     ) -> None:
         self.plausibility = plausibility
         self.reads_prompt = choice is WeightChoice.AUTO
         self._choice = choice
+        self._buffer = buffer
         self._grid = WeightGrid(roles)
         self._n_vocab = n_vocab
         self._nats = np.zeros(len(self._grid.pairs))
@@ -118,9 +121,11 @@ class DynamicFusion:
         return self._chosen.weights if self._chosen else None
 
     @property
+    def key(self) -> Hashable:
+        return self._chosen.key if self._chosen else id(self)
+
+    @property
     def needs(self) -> frozenset[Role]:
-        if self._chosen is None and self._n_read:
-            self._choose(self._nats)
         if self._chosen is not None:
             return self._chosen.needs
         judges = {self.plausibility.role} if self.plausibility else set()
@@ -135,7 +140,7 @@ class DynamicFusion:
     def _choose(self, figures: npt.NDArray[np.float64]) -> None:
         usable = np.where(np.isfinite(figures), figures, np.inf)
         pair = self._grid.pairs[int(np.argmin(usable))] if np.isfinite(usable).any() else _UNREAD
-        self._chosen = LinearFusion(pair, self._n_vocab, self.plausibility)
+        self._chosen = LinearFusion(pair, self._n_vocab, self.plausibility, self._buffer)
 
     def fuse(self, logits: TrioLogits) -> Fused:
         if self._chosen is None:

@@ -16,6 +16,7 @@ from trimix_edge.errors import UsageError
 from trimix_edge.fusion.by_prompt import DynamicFusion, WeightGrid
 from trimix_edge.fusion.linear import LinearFusion
 from trimix_edge.fusion.rule import (
+    FusedBuffer,
     FusionRule,
 )
 from trimix_edge.fusion.saf import SafFusion
@@ -50,6 +51,7 @@ def make_rule(
     n_vocab: int,
     plausibility: Plausibility | None = None,
     roles: Collection[Role] = tuple(Role),
+    buffer: FusedBuffer | None = None,
 ) -> FusionRule:
     """The rule object of one generation, or of one text's score.
 
@@ -57,16 +59,17 @@ def make_rule(
         weights: for the rules that do not set them themselves.
         n_vocab: shared vocabulary size.
         roles: the loaded ones, of which weights chosen by prompt may make use.
+        buffer: for the fused rows, where several rules take turns.
 
     Raises:
         TrioConfigError: weights are chosen by prompt, and a role for that is missing.
     """
     if rule.name == "saf":
-        return SafFusion(rule.role or Role.LARGE_INS, n_vocab, plausibility)
+        return SafFusion(rule.role or Role.LARGE_INS, n_vocab, plausibility, buffer)
     in_force = _weights_of(rule, weights)
     if isinstance(in_force, FusionWeights):
-        return LinearFusion(in_force, n_vocab, plausibility)
-    return DynamicFusion(in_force, roles, n_vocab, plausibility)
+        return LinearFusion(in_force, n_vocab, plausibility, buffer)
+    return DynamicFusion(in_force, roles, n_vocab, plausibility, buffer)
 
 
 def _weights_of(rule: RuleChoice, weights: Weights) -> Weights:

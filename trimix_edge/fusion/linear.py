@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -22,22 +22,31 @@ class LinearFusion:
         weights: roles of weight 0 are not read.
         n_vocab: shared vocabulary size.
         plausibility: the optional mask, applied to the sum.
+        buffer: for the fused rows, where several rules take turns.
     """
 
     def __init__(
-        self, weights: FusionWeights, n_vocab: int, plausibility: Plausibility | None = None
+        self,
+        weights: FusionWeights,
+        n_vocab: int,
+        plausibility: Plausibility | None = None,
+        buffer: FusedBuffer | None = None,
     ) -> None:
         self._fixed = weights
         self.plausibility = plausibility
         self.reads_prompt = False
         self._n_vocab = n_vocab
-        self._buffer = FusedBuffer(n_vocab)
+        self._buffer = buffer or FusedBuffer(n_vocab)
         self._roles = weights.roles
         self._weights = [np.float32(weights.of(role)) for role in self._roles]
 
     @property
     def weights(self) -> FusionWeights:
         return self._fixed
+
+    @property
+    def key(self) -> Hashable:
+        return self._fixed, self.plausibility
 
     @property
     def needs(self) -> frozenset[Role]:

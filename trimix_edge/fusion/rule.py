@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -16,18 +16,6 @@ from trimix_edge.config import (
 TrioLogits = Mapping[Role, npt.NDArray[np.float32]]
 """Raw logits by role, float32 ``[n_rows, >= n_vocab]``, as :meth:`Trio.decode` returns them. A role
 that no one needs is absent."""
-
-
-class Evaluated(NamedTuple):
-    """What the models say after the last emitted token, and after each of some drafted ones.
-
-    Attributes:
-        logits: of each role ``len(draft) + 1`` rows.
-        draft: guesses at the next tokens; row ``i`` follows the first ``i`` of them.
-    """
-
-    logits: TrioLogits
-    draft: Collection[int]
 
 
 class Fused(NamedTuple):
@@ -69,6 +57,10 @@ class FusionRule(Protocol):
     @property
     def needs(self) -> Collection[Role]:
         """The roles whose logits the rule reads; fewer, if it likes, once the prompt is read."""
+
+    @property
+    def key(self) -> Hashable:
+        """Rules with equal keys fuse alike: one call for the rows of all of them."""
 
     @property
     def reads_prompt(self) -> bool:

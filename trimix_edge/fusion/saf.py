@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -31,17 +31,27 @@ class SafFusion:
 
     Args:
         host: ``large_ins`` or ``small_cpt``; the other one is the scorer.
-        n_vocab, plausibility: as for :class:`LinearFusion`.
+        n_vocab, plausibility, buffer: as for :class:`LinearFusion`.
     """
 
-    def __init__(self, host: Role, n_vocab: int, plausibility: Plausibility | None = None) -> None:
+    def __init__(
+        self,
+        host: Role,
+        n_vocab: int,
+        plausibility: Plausibility | None = None,
+        buffer: FusedBuffer | None = None,
+    ) -> None:
         self.host = host
         self.scorer = Role.SMALL_CPT if host is Role.LARGE_INS else Role.LARGE_INS
         self.weights = None
         self.plausibility = plausibility
         self.reads_prompt = False
         self._n_vocab = n_vocab
-        self._buffer = FusedBuffer(n_vocab)
+        self._buffer = buffer or FusedBuffer(n_vocab)
+
+    @property
+    def key(self) -> Hashable:
+        return self.host, self.plausibility
 
     @property
     def needs(self) -> frozenset[Role]:

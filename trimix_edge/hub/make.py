@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import trimix_convert
 
-from trimix_edge.errors import ConversionError, QuantizeError, UsageError
+from trimix_edge.errors import ConversionError, ImatrixError, QuantizeError, UsageError
 from trimix_edge.files import check_target, scratch_file
 from trimix_edge.hub.checkpoint import ADAPTER_CONFIG, find_base_folder, find_folder
 from trimix_edge.hub.client import Progress
+from trimix_edge.llama.calibration import CalibrationText
+from trimix_edge.llama.imatrix import collect_imatrix
 from trimix_edge.llama.quantize import parse_quantization, quantize
 
 DIRECT_TYPES = ("auto", "f32", "f16", "bf16", "q8_0")
@@ -49,7 +51,8 @@ def make_gguf(
     base: str | Path | None = None,
     pre: str | None = None,
     allow_nan: bool = False,
-    allow_fallback: bool = False,
+    imatrix: Path | None = None,
+    imatrix_texts: Sequence[CalibrationText] = (),
     overwrite: bool = False,
     on_progress: Progress | None = None,
 ) -> MadeGguf:
@@ -63,13 +66,16 @@ def make_gguf(
             adapter itself names if absent. Only its ``config.json`` is read.
         pre: overrules the recognised pre-tokenizer.
         allow_nan: let weights pass that are not finite.
-        allow_fallback: see :func:`~trimix_edge.llama.quantize.quantize`.
+        imatrix: see :func:`~trimix_edge.llama.quantize.quantize`.
+        imatrix_texts: make the importance matrix from these; it is kept beside the target.
 
     Raises:
         UsageError: an unknown type, or a source that is neither a folder nor a Hub id.
         ConversionError, QuantizeError, HubError, TargetError, DiskSpaceError: see there.
     """
     type_ = _parse_type(outtype)
+    if type_ in DIRECT_TYPES and (imatrix is not None or imatrix_texts):
+        raise UsageError(f"{type_} takes no importance matrix: choose a type such as IQ3_M")
     name = name or str(source).rstrip("/").rpartition("/")[2]
     check_target(target, overwrite=overwrite)
     folder = find_folder(source, type_, target.parent, on_progress)
@@ -86,17 +92,39 @@ def make_gguf(
         with _told():
             report = convert(whole, outtype="auto")
         try:
+            if imatrix_texts:
+                imatrix = target.with_suffix(".imatrix.gguf")
+                told = _labelled(on_progress, f"importance matrix of {name}")
+                _collect(whole, imatrix, imatrix_texts, told)
             quantized = quantize(
                 whole,
                 target,
                 type_,
-                allow_fallback=allow_fallback,
+                imatrix=imatrix,
                 overwrite=overwrite,
                 on_progress=_labelled(on_progress, f"quantising {name}"),
             )
-        except QuantizeError as error:  # no one has heard of the scratch file
-            raise QuantizeError(str(error).replace(str(whole), str(source))) from None
-    return _made(report, target, type_, quantized.n_bytes)
+        except (ImatrixError, QuantizeError) as error:  # no one has heard of the scratch file
+            text = str(error).replace(str(whole), str(source)).replace(whole.name, name)
+            raise type(error)(text) from None
+    made = _made(report, target, type_, quantized.n_bytes)
+    return replace(made, notes=made.notes + quantized.notes)
+
+
+def _collect(
+    model: Path,
+    target: Path,
+    texts: Sequence[CalibrationText],
+    on_progress: Callable[[int, int], None] | None,
+) -> None:
+    """Make an importance matrix; progress is told in bytes of the texts, as all else here."""
+    n_bytes = sum(len(text.text.encode()) for text in texts)
+
+    def on_chunk(done: int, total: int) -> None:
+        if on_progress is not None:
+            on_progress(n_bytes * done // total, n_bytes)
+
+    collect_imatrix(model, target, texts, overwrite=True, on_progress=on_chunk)
 
 
 def _parse_type(outtype: str) -> str:

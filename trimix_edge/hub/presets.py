@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import sys
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -16,8 +16,11 @@ from typing import Any
 
 from trimix_edge.config import FusionWeights, Role
 from trimix_edge.errors import UsageError, notice
+from trimix_edge.gguf import DEFAULT_N_CTX, ModelShape
 from trimix_edge.hub.client import HubId
-from trimix_edge.planning.memory import DEFAULT_N_CTX, MemoryNeed, ModelShape
+from trimix_edge.planning.memory import MemoryNeed
+from trimix_edge.planning.plan import Target
+from trimix_edge.planning.weights import ModelWeights, of_sizes
 from trimix_edge.trios.manifest import PAPER_WEIGHTS
 
 if sys.version_info >= (3, 11):
@@ -38,6 +41,7 @@ class PresetModel:
         gated: a licence has to be accepted before anything can be downloaded.
         needs_pytorch: its weights are pickles.
         sizes: bytes of all tensors, by type of file.
+        is_tied: its output layer is its embedding.
     """
 
     hub_id: HubId
@@ -47,6 +51,7 @@ class PresetModel:
     gguf: HubId | None = None
     gated: bool = False
     needs_pytorch: bool = False
+    is_tied: bool = False
 
     @property
     def is_difficult(self) -> bool:
@@ -63,6 +68,15 @@ class PresetModel:
             known = ", ".join(self.sizes)
             raise UsageError(f"no sizes are known for {quantization!r}: use one of {known}")
         return self.sizes[quantization]
+
+    def weights(self, quantization: str) -> ModelWeights:
+        """Its weights in a file of that type, by type.
+
+        Raises:
+            UsageError: see :meth:`n_bytes`.
+        """
+        sizes = self.n_bytes(quantization), self.n_bytes("F16")
+        return of_sizes(self.shape, quantization, *sizes, is_tied=self.is_tied)
 
     def memory(self, quantization: str, n_ctx: int = DEFAULT_N_CTX) -> MemoryNeed:
         return MemoryNeed.of(self.shape, self.n_bytes(quantization), n_ctx)
@@ -94,6 +108,23 @@ class Preset:
     @property
     def licenses(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(model.license for model in self.models.values()))
+
+    def target(self, quantizations: Iterable[str]) -> Target:
+        """What to plan for: its models in these types.
+
+        Raises:
+            UsageError: the presets tell no size for one of the types.
+        """
+        return Target(
+            self.name,
+            {
+                quantization: {
+                    str(role): model.weights(quantization) for role, model in self.models.items()
+                }
+                for quantization in quantizations
+            },
+            tuple(str(role) for role in self.weights.roles),
+        )
 
     def n_bytes(self, quantization: str) -> int:
         """Bytes of its three files, vocabularies left out."""
@@ -193,4 +224,5 @@ def _model(
         gguf=HubId.parse(entry["gguf"]) if "gguf" in entry else None,
         gated=entry.get("gated", False),
         needs_pytorch=entry.get("pickle", False),
+        is_tied=shape.get("tied", False),
     )

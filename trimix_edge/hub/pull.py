@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +16,14 @@ from pathlib import Path
 from trimix_edge.config import Role
 from trimix_edge.errors import ModelLoadError, TargetError, UsageError
 from trimix_edge.files import replacing
-from trimix_edge.gguf.reader import read_gguf
+from trimix_edge.gguf import read_gguf
 from trimix_edge.hub import client
 from trimix_edge.hub.checkpoint import RemoteCheckpoint, find_checkpoint, require_room
 from trimix_edge.hub.client import Listing, OutOfReachError, Progress, RemoteFile
-from trimix_edge.hub.make import make_gguf
+from trimix_edge.hub.make import DIRECT_TYPES, make_gguf
 from trimix_edge.hub.presets import DEFAULT_QUANTIZATION, Preset, PresetModel
 from trimix_edge.hub.trio_file import trio_toml
+from trimix_edge.llama.calibration import CalibrationText
 from trimix_edge.llama.model import NORMALIZER_KEY
 from trimix_edge.llama.quantize import COPY, parse_quantization
 from trimix_edge.trios.manifest import MANIFEST, TrioManifest
@@ -59,6 +60,7 @@ def pull(
     folder: Path,
     quantization: str = DEFAULT_QUANTIZATION,
     *,
+    imatrix_texts: Sequence[CalibrationText] = (),
     overwrite: bool = False,
     on_progress: Progress | None = None,
 ) -> PullReport:
@@ -66,6 +68,8 @@ def pull(
 
     Args:
         folder: made if it does not exist; files of the same preset and type stay as they are.
+        imatrix_texts: quantise with importance matrices made from these texts. All models are
+            converted then: ready quantised files were made with others, or with none.
         overwrite: fetch and convert everything again, and replace the ``trio.toml``.
 
     Raises:
@@ -75,15 +79,17 @@ def pull(
         TargetError: the folder can't be written, or holds a ``trio.toml`` of other models.
     """
     quantization = parse_quantization(quantization)
+    if imatrix_texts and quantization.lower() in DIRECT_TYPES:
+        raise UsageError(f"{quantization} takes no importance matrix: choose a type such as IQ3_M")
     if quantization == COPY:
         raise UsageError(f"{COPY} is not a type that a model can be pulled as")
     if folder.exists() and not folder.is_dir():
         raise TargetError(f"{folder} is not a folder")
     stems = {role: f"{model.hub_id.name}-{quantization}" for role, model in preset.models.items()}
-    present = {} if overwrite else _present(folder, stems)
+    present = {} if overwrite else _present(folder, stems, with_matrix=bool(imatrix_texts))
     keeps_trio = not overwrite and _describes(folder / MANIFEST, stems)
     plans = {
-        role: _plan(model, stems[role], quantization)
+        role: _plan(model, stems[role], quantization, imatrix_texts)
         for role, model in preset.models.items()
         if role not in present
     }
@@ -108,16 +114,22 @@ def _normalizer(models: Mapping[Role, PulledModel]) -> str | None:
     return next(filter(None, found), None)
 
 
-def _present(folder: Path, stems: Mapping[Role, str]) -> dict[Role, PulledModel]:
-    """The models that are whole already, whether in one file or in parts."""
+def _present(
+    folder: Path, stems: Mapping[Role, str], *, with_matrix: bool
+) -> dict[Role, PulledModel]:
+    """The models that are whole already, whether in one file or in parts; perhaps only those that
+    were quantised with an importance matrix."""
     found = {}
     for role, stem in stems.items():
         for path in (folder / f"{stem}.gguf", *sorted(folder.glob(f"{stem}-00001-of-*.gguf"))):
             try:
-                found[role] = PulledModel(path, "present", read_gguf(path).n_bytes)
-                break
+                file = read_gguf(path)
             except ModelLoadError:
                 continue
+            if with_matrix and "quantize.imatrix.file" not in file.metadata:
+                continue
+            found[role] = PulledModel(path, "present", file.n_bytes)
+            break
     return found
 
 
@@ -176,6 +188,7 @@ class _Conversion:
     checkpoint: RemoteCheckpoint | Path
     stem: str
     quantization: str
+    imatrix_texts: Sequence[CalibrationText] = ()
 
     @property
     def n_bytes_to_cache(self) -> int:
@@ -195,21 +208,24 @@ class _Conversion:
             folder / f"{self.stem}.gguf",
             outtype=self.quantization,
             name=self.model.hub_id.name,
+            imatrix_texts=self.imatrix_texts,
             overwrite=True,
             on_progress=on_progress,
         )
         return PulledModel(made.target, "converted", made.n_bytes, made.notes)
 
 
-def _plan(model: PresetModel, stem: str, quantization: str) -> _Download | _Conversion:
+def _plan(
+    model: PresetModel, stem: str, quantization: str, texts: Sequence[CalibrationText]
+) -> _Download | _Conversion:
     """How to come by a model; asks the Hub."""
-    if model.gguf is not None:
+    if model.gguf is not None and not texts:
         with suppress(OutOfReachError):
             listing = client.list_files(model.gguf)
             files = _ready_files(listing, model.hub_id.name, quantization)
             if files:
                 return _Download(listing, files, stem)
-    return _Conversion(model, find_checkpoint(model.hub_id), stem, quantization)
+    return _Conversion(model, find_checkpoint(model.hub_id), stem, quantization, texts)
 
 
 def _ready_files(listing: Listing, name: str, quantization: str) -> tuple[RemoteFile, ...]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
-import platform
 import signal
 import sys
 import threading
@@ -27,8 +26,15 @@ _CONTINUED = 5
 _EXPECTED = "dummy tokens"
 """A warning about every model that is loaded without its vocabulary."""
 
-_REPACKED = frozenset({2, 10, 12, 20, 39})  # enum ggml_type: Q4_0, Q2_K, Q4_K, IQ4_NL, MXFP4
-_REPACKED_ON_ARM = frozenset({8, 13, 14})  # Q8_0, Q5_K, Q6_K
+_GPUS = frozenset({1, 2})  # enum ggml_backend_dev_type: GPU, IGPU
+
+# What a CPU with a feature lays out anew, numbers of enum ggml_type
+# (``ggml_repack_get_optimal_repack_type``).
+_REPACKED = {
+    "AVX2": frozenset({2, 12, 20, 39}),  # Q4_0, Q4_K, IQ4_NL, MXFP4
+    "AVX512": frozenset({10}),  # Q2_K
+    "DOTPROD": frozenset({2, 8, 12, 13, 14, 20, 39, 41}),  # also Q8_0, Q5_K, Q6_K, Q1_0
+}
 
 
 class _LogSink:
@@ -149,16 +155,31 @@ def physical_cores() -> int:
     return max(1, min(usable or 1, psutil.cpu_count(logical=False) or usable or 1))
 
 
+def has_gpu() -> bool:
+    """Whether ggml has registered a GPU, one that is part of the processor included.
+
+    (``ggml_backend_dev_type``.) ``llama_supports_gpu_offload`` is also true where a module for
+    other machines is loaded. Libraries that speed up the CPU (BLAS, AMX) are no GPU: they take no
+    layers.
+    """
+    ggml = ggml_library("ggml")
+    ggml.ggml_backend_dev_type.restype = ctypes.c_int
+    ggml.ggml_backend_dev_type.argtypes = [ctypes.c_void_p]
+    return any(ggml.ggml_backend_dev_type(device) in _GPUS for device in _devices(ggml))
+
+
 def is_repacked(types: Collection[int]) -> bool:
     """Whether llama.cpp lays out tensors of these types anew for the CPU's vector units.
 
     A file that is mapped is then in memory twice, the second time for nothing: it is better read.
-    (``ggml_repack_get_optimal_repack_type``; ARM knows more types than x86.)
+
+    Args:
+        types: numbers of ``enum ggml_type``, those of all parts of a model.
     """
-    if llama_cpp.llama_supports_gpu_offload() or "REPACK" not in _system_features():
+    features = _system_features()
+    if has_gpu() or "REPACK" not in features:
         return False
-    is_arm = platform.machine().lower() in ("aarch64", "arm64")
-    return bool(set(types) & (_REPACKED | _REPACKED_ON_ARM if is_arm else _REPACKED))
+    return any(not kinds.isdisjoint(types) for name, kinds in _REPACKED.items() if name in features)
 
 
 @dataclass(frozen=True)
@@ -167,7 +188,7 @@ class BackendInfo:
 
     Attributes:
         llama_cpp_python: version of the binding.
-        gpu_offload: whether the build can put layers on a GPU.
+        gpu_offload: whether there is a GPU to put layers on.
         mmap: whether models are mapped instead of read.
         features: name to value of the CPU and GPU features that the build uses.
         devices: llama.cpp's names and descriptions of its compute devices.
@@ -196,18 +217,23 @@ def _system_features() -> dict[str, str]:
     return features
 
 
-def _devices() -> Iterator[tuple[str, str]]:
+def _devices(ggml: ctypes.CDLL) -> Iterator[int]:
     """ggml's device registry, which the binding does not wrap."""
-    ggml = ggml_library("ggml")
     ggml.ggml_backend_dev_count.restype = ctypes.c_size_t
     ggml.ggml_backend_dev_get.restype = ctypes.c_void_p
     ggml.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
-    for call in (ggml.ggml_backend_dev_name, ggml.ggml_backend_dev_description):
-        call.restype, call.argtypes = ctypes.c_char_p, [ctypes.c_void_p]
     for i in range(ggml.ggml_backend_dev_count()):
-        device = ggml.ggml_backend_dev_get(i)
-        name = ggml.ggml_backend_dev_name(device).decode(errors="replace")
-        yield name, ggml.ggml_backend_dev_description(device).decode(errors="replace")
+        yield ggml.ggml_backend_dev_get(i)
+
+
+def _described_devices() -> Iterator[tuple[str, str]]:
+    ggml = ggml_library("ggml")
+    calls = (ggml.ggml_backend_dev_name, ggml.ggml_backend_dev_description)
+    for call in calls:
+        call.restype, call.argtypes = ctypes.c_char_p, [ctypes.c_void_p]
+    for device in _devices(ggml):
+        name, description = (call(device).decode(errors="replace") for call in calls)
+        yield name, description
 
 
 def backend_info() -> BackendInfo:
@@ -216,10 +242,10 @@ def backend_info() -> BackendInfo:
     memory = psutil.virtual_memory()
     return BackendInfo(
         llama_cpp_python=llama_cpp.__version__,
-        gpu_offload=bool(llama_cpp.llama_supports_gpu_offload()),
+        gpu_offload=has_gpu(),
         mmap=bool(llama_cpp.llama_supports_mmap()),
         features=_system_features(),
-        devices=tuple(_devices()),
+        devices=tuple(_described_devices()),
         physical_cores=physical_cores(),
         memory=memory.total,
         memory_available=memory.available,

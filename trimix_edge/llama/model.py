@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import stat
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -14,46 +13,19 @@ import llama_cpp
 
 from trimix_edge.config import Role, check_normalizer
 from trimix_edge.errors import ModelLoadError, UsageError, notice
+from trimix_edge.gguf import check_header
 from trimix_edge.llama.backend import (
     collected_errors,
     deferred_interrupt,
+    has_gpu,
     init_backend,
     is_repacked,
     reason,
 )
-from trimix_edge.llama.header import check_header
 from trimix_edge.llama.vocab import Vocab
-
-_GGUF_MAGIC = b"GGUF"
 
 NORMALIZER_KEY = "trimix.tokenizer.normalizer"
 """Metadata of our own: the Unicode normal form that texts get before they are tokenized."""
-
-
-def _check_file(path: Path) -> None:
-    """Say plainly what llama.cpp would say in terms of tensors, or not at all."""
-    try:
-        status = path.stat()
-        if stat.S_ISDIR(status.st_mode):
-            raise ModelLoadError(f"{path} is a directory, not a GGUF file")
-        if not stat.S_ISREG(status.st_mode):
-            raise ModelLoadError(f"{path} is not a regular file")
-        if status.st_size == 0:
-            raise ModelLoadError(f"{path} is empty: download or convert it again")
-        with path.open("rb") as file:
-            magic = file.read(4)
-    except FileNotFoundError:
-        raise ModelLoadError(f"{path}: no such file") from None
-    except PermissionError:
-        raise ModelLoadError(f"{path}: no permission to read it") from None
-    except OSError as error:
-        raise ModelLoadError(f"{path}: {error.strerror or error}") from None
-    except ValueError:
-        raise ModelLoadError(f"{str(path)!r} can't be the name of a file") from None
-    if magic != _GGUF_MAGIC:
-        raise ModelLoadError(
-            f"{path} is not a GGUF file: it begins with {magic!r} instead of {_GGUF_MAGIC!r}"
-        )
 
 
 def _without_vocabulary(architecture: str, n_vocab: int) -> Any:
@@ -73,7 +45,7 @@ class LlamaModel:
     """Owner of a ``llama_model``. Close it, or use it as a context manager, after its contexts.
 
     Args:
-        path: a GGUF file.
+        path: a GGUF file; the first one of a model in several parts.
         gpu_layers: layers to put on a GPU, -1 for all; of no effect in a build without GPU.
         vocab_only: read the metadata and the vocabulary, no weights; no context can be made.
         n_vocab: leave out the vocabulary, which is known to have this many tokens: one of 152k
@@ -94,11 +66,10 @@ class LlamaModel:
         n_vocab: int | None = None,
         on_progress: Callable[[float], None] | None = None,
     ) -> None:
-        _check_file(path)
-        init_backend()
         header = check_header(path)
+        init_backend()
         self.path = path
-        self.is_offloaded = gpu_layers != 0 and bool(llama_cpp.llama_supports_gpu_offload())
+        self.is_offloaded = gpu_layers != 0 and has_gpu()
         self._has_vocabulary = n_vocab is None
         self._pointer: Any = None
         params = llama_cpp.llama_model_default_params()
@@ -242,11 +213,8 @@ class LlamaModel:
         Raises:
             ModelLoadError: the file is no adapter, damaged, or belongs to another model.
         """
-        from trimix_edge.gguf.reader import read_gguf
-
-        if read_gguf(path).get("general.type", str) != "adapter":
+        if check_header(path).get("general.type", str) != "adapter":
             raise ModelLoadError(f"{path} is no LoRA adapter: convert one with trimix-edge convert")
-        check_header(path)
         with collected_errors() as errors, deferred_interrupt():
             adapter = llama_cpp.llama_adapter_lora_init(self.pointer, os.fsencode(path))
         if not adapter:

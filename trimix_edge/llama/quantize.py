@@ -15,6 +15,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,15 +27,20 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from trimix_edge.errors import ModelLoadError, QuantizeError, UsageError
 from trimix_edge.files import check_target, replacing, require_space
-from trimix_edge.gguf.reader import GgufFile, read_gguf
+from trimix_edge.gguf import GgufFile, read_gguf
 from trimix_edge.llama.backend import ggml_library, init_backend, physical_cores
+from trimix_edge.llama.imatrix_file import read_imatrix
 from trimix_edge.llama.quantize_worker import READY
 
 Progress = Callable[[int, int], None]
 """Called with the bytes of the input's tensors that are done, and with all of them."""
 
 COPY = "COPY"
-_ALIASES = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
+_ALIASES = {
+    "Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M",
+    "FP32": "F32", "FLOAT32": "F32", "FP16": "F16", "FLOAT16": "F16", "HALF": "F16",
+    "BFLOAT16": "BF16",
+}  # fmt: skip
 _NOT_FOR_QUANTIZING = frozenset({"GUESSED", "NVFP4"})  # llama_ftype_get_default_type has no answer
 
 _WORKER = (
@@ -43,7 +49,8 @@ _WORKER = (
 )
 _TENSOR = re.compile(r"\[ *\d+/ *\d+\] +(.+?) +- \[")
 _SIZE = re.compile(r"quant size += +([\d.]+) MiB")
-_FALLBACK = re.compile(r"warning: (\S+) +- ncols +(\d+) not divisible by +(\d+) \(.* type +(\w+)\)")
+_FALLBACK = re.compile(r"warning: (\S+) +- ncols +\d+ not divisible by +(\d+) .*to +(\w+)$")
+_NEEDS_MATRIX = re.compile(r"will require an imatrix|Missing importance matrix for tensor (\S+)")
 _FAILURE = re.compile(r"failed to quantize: (.+)")
 _ASSERTION = re.compile(r"\b(GGML_(?:ASSERT|ABORT)\(.*|.*: fatal error.*|.*what\(\): .*)")
 
@@ -78,7 +85,9 @@ class QuantizeReport:
     """What :func:`quantize` wrote.
 
     Attributes:
-        fallbacks: names of tensors that were stored in another type than asked for.
+        fallbacks: names of tensors that were stored in another type than asked for, as the type
+            does not divide their rows.
+        notes: what a reader ought to know, a line each.
     """
 
     target: Path
@@ -86,6 +95,7 @@ class QuantizeReport:
     n_bytes_before: int
     n_bytes: int
     fallbacks: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def quantize(
@@ -93,25 +103,27 @@ def quantize(
     target: Path,
     type_: str,
     *,
+    imatrix: Path | None = None,
     allow_requantize: bool = False,
-    allow_fallback: bool = False,
     overwrite: bool = False,
     threads: int = 0,
     on_progress: Progress | None = None,
 ) -> QuantizeReport:
     """Quantise a GGUF file (``llama_model_quantize``). The target appears whole, or not at all.
 
+    Tensors whose rows the type does not divide are stored as llama.cpp's fallback for it.
+
     Args:
         source: a model, the first part of one in several; F32, F16 or BF16 for good results.
         type_: a name out of :func:`quantizations`; ``COPY`` only joins parts into one file.
+        imatrix: an importance matrix of this model, which some types of few bits need.
         allow_requantize: also start from weights that are quantised already.
-        allow_fallback: where the type does not divide a tensor's rows, let llama.cpp store that
-            tensor in another type.
         threads: 0 for one a physical core.
 
     Raises:
         UsageError: no such type.
         ModelLoadError: the source is no model, or damaged.
+        ImatrixError: the matrix can't be read, or is of another model.
         QuantizeError: llama.cpp can't, or does not want to, do this.
         TargetError, DiskSpaceError: the target can't be written.
         KeyboardInterrupt: Ctrl-C; nothing is left behind.
@@ -122,16 +134,19 @@ def quantize(
     check_target(target, overwrite=overwrite)
     if target.exists() and target.samefile(source):
         raise QuantizeError(f"{target} is the input: a file can't be quantised onto itself")
-    with _Worker(head, type_, allow_requantize, threads or physical_cores()) as worker:
+    if imatrix is not None:
+        read_imatrix(imatrix).check_model(head)
+    with _Worker(head, type_, allow_requantize, threads or physical_cores(), imatrix) as worker:
         plan = worker.plan()
-        if plan.fallbacks and not allow_fallback:
-            raise QuantizeError(f"{source}: {plan.fallback_reason}")
+        if plan.needs_matrix and imatrix is None:
+            raise QuantizeError(worker.matrix_needed())
         n_bytes_expected = plan.n_tensor_bytes + head.n_bytes - head.n_tensor_bytes
         require_space(target.parent, n_bytes_expected, f"{target.name} as {type_}")
         with replacing(target) as temporary:
             worker.write(temporary, on_progress)
             n_bytes = _check_output(temporary, head)
-    return QuantizeReport(target, type_, head.n_bytes, n_bytes, tuple(plan.fallbacks))
+    notes = (plan.fallback_note(),) if plan.fallbacks else ()
+    return QuantizeReport(target, type_, head.n_bytes, n_bytes, tuple(plan.fallbacks), notes)
 
 
 def quantize_rows(
@@ -189,31 +204,49 @@ class _Outcome:
     """What llama.cpp told on its way."""
 
     n_tensor_bytes: int = 0
-    fallbacks: list[str] = field(default_factory=list)
-    fallback_reason: str = ""
+    fallbacks: dict[str, tuple[str, str]] = field(default_factory=dict)
+    needs_matrix: bool = False
+    missing: str = ""
     failure: str = ""
     assertion: str = ""
 
     def hear(self, line: str) -> None:
         if match := _SIZE.search(line):
             self.n_tensor_bytes = int(float(match[1]) * (1 << 20))
-        elif match := _FALLBACK.search(line):
-            self.fallbacks.append(match[1])
-            self.fallback_reason = self.fallback_reason or (
-                f"rows of {match[1]} have {match[2]} weights, {match[4].upper()} takes multiples "
-                f"of {match[3]}: choose another type, or let llama.cpp store such tensors in "
-                f"another one with --allow-fallback"
-            )
+        elif match := _FALLBACK.search(line.rstrip()):
+            self.fallbacks[match[1]] = match[2], match[3].upper()
+        elif match := _NEEDS_MATRIX.search(line):
+            self.needs_matrix = True
+            self.missing = match[1] or self.missing
         elif match := _FAILURE.search(line):
             self.failure = match[1].strip()
         elif match := _ASSERTION.search(line):
             self.assertion = match[1].strip()[:200]
 
+    def fallback_note(self) -> str:
+        """One line for all tensors whose rows the type does not divide."""
+        if not self.fallbacks:
+            return ""
+        blocks = sorted({int(block) for block, _ in self.fallbacks.values()})
+        kinds = Counter(kind for _, kind in self.fallbacks.values())
+        told = ", ".join(f"{n} as {kind}" for kind, n in kinds.most_common())
+        return (
+            f"{len(self.fallbacks)} tensors have rows that are no multiple of "
+            f"{' or '.join(map(str, blocks))}; llama.cpp stores {told}"
+        )
+
 
 class _Worker:
     """The process that runs llama.cpp's quantiser; it ends with the block that it is used in."""
 
-    def __init__(self, head: GgufFile, type_: str, allow_requantize: bool, threads: int) -> None:
+    def __init__(
+        self,
+        head: GgufFile,
+        type_: str,
+        allow_requantize: bool,
+        threads: int,
+        imatrix: Path | None = None,
+    ) -> None:
         self._head = head
         self._type = type_
         job = {
@@ -222,6 +255,7 @@ class _Worker:
             "only_copy": type_ == COPY,
             "allow_requantize": allow_requantize,
             "threads": threads,
+            "imatrix": None if imatrix is None else os.fsencode(imatrix).hex(),
         }
         self._process = subprocess.Popen(
             # The paths of this process, not of the folder that it happens to stand in.
@@ -270,13 +304,23 @@ class _Worker:
                 f"{path} is quantised already ({outcome.failure.split()[3]}): start from the F16 "
                 f"or BF16 file, or lose quality twice with --allow-requantize"
             )
-        if "imatrix" in outcome.failure or "importance matrix" in outcome.failure:
-            return f"{self._type} needs an importance matrix, which is not supported: try IQ4_XS"
+        if outcome.missing:
+            return f"{self._type} needs an importance matrix with sums for {outcome.missing}"
+        if outcome.needs_matrix:
+            return self.matrix_needed()
         if outcome.failure:
             return f"{path} could not be quantised to {self._type}: {outcome.failure}"
         died = f"by {signal.Signals(-code).name}" if code < 0 else f"with code {code}"
         why = f" ({outcome.assertion})" if outcome.assertion else ""
         return f"{path} could not be quantised: llama.cpp ended {died}{why}: is the file damaged?"
+
+    def matrix_needed(self) -> str:
+        """What to do where the type can't do without a matrix."""
+        model = self._head.path
+        return (
+            f"{self._type} needs an importance matrix: make one with trimix-edge imatrix {model} "
+            f"--text FILE --out {model.stem}.imatrix.gguf, and name it with --imatrix"
+        )
 
     def __enter__(self) -> _Worker:
         return self

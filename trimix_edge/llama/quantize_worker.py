@@ -18,6 +18,8 @@ from typing import Any
 
 import llama_cpp
 
+from trimix_edge.llama.imatrix_file import read_imatrix
+
 READY = "ready to write"
 
 _MAX_BUFFER_BYTES = 256 << 20
@@ -52,8 +54,45 @@ def _quantize(job: dict[str, Any], target: bytes, *, dry_run: bool) -> int:
     params.nthread = job["threads"]
     params.max_buf_size = _MAX_BUFFER_BYTES
     params.dry_run = dry_run
+    kept = _use_imatrix(params, job["imatrix"])  # llama.cpp reads it until it returns
     source = bytes.fromhex(job["source"])
-    return int(llama_cpp.llama_model_quantize(source, target, ctypes.byref(params)))
+    code = int(llama_cpp.llama_model_quantize(source, target, ctypes.byref(params)))
+    del kept
+    return code
+
+
+def _use_imatrix(params: Any, name: str | None) -> list[Any]:
+    """Hand a matrix to llama.cpp, and say in the file where it came from, as llama-quantize does.
+
+    Returns:
+        What must stay in memory while llama.cpp runs.
+    """
+    if name is None:
+        return []
+    path = bytes.fromhex(name)
+    matrix = read_imatrix(Path(os.fsdecode(path)))
+    means = {name.encode(): entry.means() for name, entry in matrix.entries.items()}
+    data = (llama_cpp.llama_model_imatrix_data * (len(means) + 1))()  # an empty name ends them
+    for item, (weight, values) in zip(data, means.items(), strict=False):
+        pointer = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+        item.name, item.data, item.size = weight, pointer, values.size
+    notes: list[tuple[bytes, bytes | int]] = [(b"file", path)]
+    if matrix.datasets:
+        notes.append((b"dataset", matrix.datasets[0].encode(errors="surrogateescape")))
+    notes.append((b"entries_count", len(means)))
+    if matrix.n_chunks:
+        notes.append((b"chunks_count", matrix.n_chunks))
+    overrides = (llama_cpp.llama_model_kv_override * (len(notes) + 1))()  # an empty key ends them
+    for override, (key, value) in zip(overrides, notes, strict=False):
+        override.key = b"quantize.imatrix." + key
+        if isinstance(value, bytes):
+            override.tag = llama_cpp.LLAMA_KV_OVERRIDE_TYPE_STR
+            override.value.val_str = value[:127]
+        else:
+            override.tag = llama_cpp.LLAMA_KV_OVERRIDE_TYPE_INT
+            override.value.val_i64 = value
+    params.imatrix, params.kv_overrides = data, overrides
+    return [means, data, overrides]
 
 
 def _end_with_parent(target: bytes) -> None:

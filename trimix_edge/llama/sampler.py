@@ -78,6 +78,9 @@ class Sampler:
         def add(sampler: Any) -> None:
             llama_cpp.llama_sampler_chain_add(chain, sampler)
 
+        if p.logit_bias:
+            biases = (llama_cpp.llama_logit_bias * len(p.logit_bias))(*p.logit_bias.items())
+            add(llama_cpp.llama_sampler_init_logit_bias(self._n_vocab, len(biases), biases))
         add(
             llama_cpp.llama_sampler_init_penalties(
                 self._n_vocab, _window(p.repeat_last_n), p.repeat_penalty, p.frequency_penalty,

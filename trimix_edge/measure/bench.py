@@ -15,17 +15,15 @@ from statistics import median
 from time import perf_counter
 
 import numpy as np
-import numpy.typing as npt
 import psutil
 
 from trimix_edge.config import Draft, FusionWeights, Role, SamplingParams
-from trimix_edge.decoding.batch_costs import BatchCosts
 from trimix_edge.decoding.engine import Engine
-from trimix_edge.decoding.experience import Experience
 from trimix_edge.decoding.sequence import Sequence as TokenSequence
-from trimix_edge.decoding.speculative import Speculation
+from trimix_edge.decoding.trio import Trio
 from trimix_edge.fusion.linear import LinearFusion
 from trimix_edge.llama import Sampler
+from trimix_edge.measure.simulated import Agreeing
 from trimix_edge.trimix import TriMix
 
 SENTENCES = (
@@ -85,6 +83,7 @@ class Measured:
         token_seconds: of a generated token, everything included.
         outside_seconds: of a generated token, what is not inside ``llama_decode``.
         drafted, accepted, rounds, tokens: summed over all turns.
+        arms: tokens a second that each draft length brought lately, and rounds that used it.
     """
 
     case: Case
@@ -94,6 +93,7 @@ class Measured:
     accepted: int = 0
     rounds: int = 0
     tokens: int = 0
+    arms: dict[int, tuple[float, int]] = field(default_factory=dict)
 
     @property
     def tokens_per_second(self) -> float:
@@ -125,7 +125,6 @@ class BenchReport:
     Attributes:
         prompt_seconds: of a prompt of ``params.n_prompt`` tokens, by role.
         measured: by the name of the case.
-        costs: of batches, for each role.
         peak_memory: bytes that the process held at most.
         file_bytes, kv_bytes: of the models' files, and of the KV caches.
         shared_start: time to the first token of a prompt of ``n_shared`` tokens of which the first
@@ -136,7 +135,6 @@ class BenchReport:
     params: BenchParams
     prompt_seconds: dict[Role, float]
     measured: dict[str, Measured]
-    costs: BatchCosts
     peak_memory: int
     file_bytes: int
     kv_bytes: int
@@ -147,7 +145,7 @@ class BenchReport:
 
 def cases(trimix: TriMix, acceptance: float | None) -> list[Case]:
     """Each model alone, and the fusions that its files allow, with and without drafting."""
-    roles = trimix.trio.roles
+    roles = trimix.roles
     found = [Case(f"{role} alone", FusionWeights.single(role)) for role in roles]
     fusions: dict[str, FusionWeights] = {}
     if acceptance is None:
@@ -170,7 +168,9 @@ def cases(trimix: TriMix, acceptance: float | None) -> list[Case]:
         for suffix, sampling in samplings.items():
             plain = f"{fusion}{suffix}"
             found.append(Case(plain, weights, Draft(0), sampling))
-            found.append(Case(f"{plain}, drafting", weights, Draft(), sampling, plain))
+            # Random weights are sure of nothing, and repeat nothing.
+            auto = Draft() if acceptance is None else Draft(p_min=0.0, ngrams=False)
+            found.append(Case(f"{plain}, drafting", weights, auto, sampling, plain))
     return found
 
 
@@ -178,11 +178,12 @@ def run_bench(
     trimix: TriMix, params: BenchParams, on_progress: BenchProgress | None = None
 ) -> BenchReport:
     """Measure a loaded trio; its contexts must hold prompt and generation."""
-    costs = trimix.measure_batches()
     wanted = cases(trimix, params.acceptance)
     measured = {case.name: Measured(case) for case in wanted}
+    is_end = trimix.vocab.is_end if params.acceptance is None else _never
+    trio = trimix.trio
     # Each case learns by itself what drafting brings, as in a process of its own.
-    lessons = {case.name: Experience(costs=_copy(costs)) for case in wanted}
+    engines = {case.name: Engine(trio, is_end, trio.n_vocab) for case in wanted}
     prompts = [trimix.tokenize(text) for text in params.prompts]
     if params.acceptance is not None:
         prompts = prompts[:1]
@@ -190,16 +191,18 @@ def run_bench(
     for turn in range(params.n_runs + 1):  # the first one warms up: kernels, caches, estimates
         for n, case in enumerate(wanted):
             run = measured[case.name]
-            for_case = (trimix, params, case, prompts, lessons[case.name], turn)
-            _measure(*for_case, run if turn else Measured(case))
+            engine = engines[case.name]
+            _measure(trio, engine, params, case, prompts, turn, run if turn else Measured(case))
+            if case.draft.n_tokens is None:
+                arms = engine.drafting.policy(case.weights.roles).arms
+                run.arms = {n: (arm.rate, arm.n_rounds) for n, arm in arms.items()}
             if on_progress is not None:
                 on_progress(case.name, turn * len(wanted) + n + 1, total)
-    n_shared = min(SHARED, trimix.trio.n_ctx - 1)
+    n_shared = min(SHARED, trimix.n_ctx - 1)
     return BenchReport(
         params=params,
         prompt_seconds=_prompt_seconds(trimix, params),
         measured=measured,
-        costs=costs,
         peak_memory=peak_memory(),
         file_bytes=trimix.trio.n_file_bytes,
         kv_bytes=trimix.trio.n_kv_bytes,
@@ -210,53 +213,53 @@ def run_bench(
 
 
 def _measure(
-    trimix: TriMix,
+    trio: Trio,
+    engine: Engine,
     params: BenchParams,
     case: Case,
     prompts: Sequence[list[int]],
-    lessons: Experience,
     turn: int,
     into: Measured,
 ) -> None:
     """Generate once from each prompt."""
-    trio = trimix.trio
     seconds = outside = 0.0
     tokens = 0
-    is_end = trio.vocab.is_end if params.acceptance is None else _never
     for prompt in prompts:
-        sequence = TokenSequence(prompt)
         with Sampler(trio.vocab, trio.n_vocab, case.sampling) as real:
             sampler: Sampler | Agreeing = real
             if params.acceptance is not None:
                 sampler = Agreeing(params.acceptance, turn)
-            trio.start(case.weights.roles)
-            lookahead = Speculation(
-                trio,
-                sampler,
-                is_end,
-                trio.n_vocab,
-                case.draft,
-                lessons,
-                look_up=params.acceptance is None,
-            )
-            engine = Engine(
-                trio,
+            sequence = TokenSequence(
+                prompt,
                 LinearFusion(case.weights, trio.n_vocab),
                 sampler,
-                is_end,
-                lookahead=lookahead if case.draft.n_tokens != 0 else None,
+                max_tokens=params.n_generate,
+                draft=case.draft,
+                ignore_end=True,
             )
-            for _ in engine.generate(sequence, params.n_generate):
-                pass
+            run_alone(engine, sequence)
         seconds += sequence.timings.generation
         outside += sequence.timings.outside
-        tokens += len(sequence.generated)
-        into.drafted += sequence.draft.drafted
-        into.accepted += sequence.draft.accepted
-        into.rounds += sequence.draft.rounds
+        tokens += len(sequence.generated) - 1  # the first one belongs to the prompt
+        into.drafted += sequence.drafted.drafted
+        into.accepted += sequence.drafted.accepted
+        into.rounds += sequence.drafted.rounds
     into.tokens += tokens
-    into.token_seconds.append(seconds / tokens)
-    into.outside_seconds.append(outside / tokens)
+    into.token_seconds.append(seconds / max(tokens, 1))
+    into.outside_seconds.append(outside / max(tokens, 1))
+
+
+def run_alone(engine: Engine, sequence: TokenSequence) -> None:
+    """Step until a sequence has ended.
+
+    Raises:
+        DecodeError: what ended it.
+    """
+    engine.add(sequence)
+    while sequence.finish_reason is None:
+        engine.step()
+    if sequence.error is not None:
+        raise sequence.error
 
 
 def _shared_start(trimix: TriMix, measured: dict[str, Measured], n: int) -> float:
@@ -267,17 +270,17 @@ def _shared_start(trimix: TriMix, measured: dict[str, Measured], n: int) -> floa
     n_ids = min(trio.n_vocab, 256)
     ratios: list[float] = []
     spent = 0.0
-    trio.start(trio.roles)  # forgets what was read before, which may begin like the first prompt
+    trimix.forget()  # what was read before may begin like the first prompt
+    engine = Engine(trio, _never, trio.n_vocab)
     while len(ratios) < 3 and spent < 10.0:
         first = rng.integers(0, n_ids, n).tolist()
         second = [*first[: n * 9 // 10], *rng.integers(0, n_ids, n - n * 9 // 10).tolist()]
         seconds = []
         for prompt in (first, second):
-            sequence = TokenSequence(prompt)
             with Sampler(trio.vocab, trio.n_vocab, SamplingParams()) as sampler:
                 start = perf_counter()
                 rule = LinearFusion(weights, trio.n_vocab)
-                next(Engine(trio, rule, sampler, _never).generate(sequence, 1))
+                run_alone(engine, TokenSequence(prompt, rule, sampler, max_tokens=1))
                 seconds.append(perf_counter() - start)
         ratios.append(seconds[1] / seconds[0])
         spent += sum(seconds)
@@ -288,10 +291,6 @@ def _never(token: int) -> bool:
     return False
 
 
-def _copy(costs: BatchCosts) -> BatchCosts:
-    return BatchCosts({role: dict(of_role) for role, of_role in costs.seconds.items()})
-
-
 def _prompt_seconds(trimix: TriMix, params: BenchParams) -> dict[Role, float]:
     trio = trimix.trio
     rng = np.random.default_rng(0)
@@ -299,48 +298,12 @@ def _prompt_seconds(trimix: TriMix, params: BenchParams) -> dict[Role, float]:
     found: dict[Role, list[float]] = {role: [] for role in trio.roles}
     for _ in range(min(params.n_runs, 3)):
         for role in trio.roles:
-            trio.start([role])
+            before = trio.decode_seconds[role]
+            sequence = trio.sequence([role])
             for at in range(0, len(tokens), trio.n_batch):
-                trio.decode(tokens[at : at + trio.n_batch], abortable=True)
-            found[role].append(trio.decode_seconds[role])
+                sequence.decode(tokens[at : at + trio.n_batch], abortable=True)
+            found[role].append(trio.decode_seconds[role] - before)
     return {role: median(seconds) for role, seconds in found.items()}
-
-
-class Agreeing:
-    """Stands in for a sampler: agrees with a given share of all guesses, whatever the logits say.
-
-    Its clones guess the argmax and write it down; it then takes their guess, or another token,
-    by a coin that depends on the position alone.
-    """
-
-    def __init__(self, acceptance: float, seed: int) -> None:
-        self._coins = np.random.default_rng(seed).random(1 << 14) < acceptance
-        self._guesses: dict[int, int] = {}
-        self._n = 0
-        self._guesses_only = False
-
-    def clone(self) -> Agreeing:
-        other = Agreeing.__new__(Agreeing)
-        other.__dict__.update(self.__dict__, _guesses_only=True)
-        return other
-
-    def choose(self, logits: npt.NDArray[np.float32], best: int) -> int:
-        best = max(best, 0)
-        if self._guesses_only:
-            self._guesses[self._n] = best
-            return best
-        guess = self._guesses.pop(self._n, best)
-        agrees = self._coins[self._n % len(self._coins)]
-        return guess if agrees else (guess + 1) % logits.size
-
-    def accept(self, token: int) -> None:
-        self._n += 1
-
-    def accept_prompt(self, tokens: list[int]) -> None:
-        """The prompt changes nothing."""
-
-    def close(self) -> None:
-        """There is nothing to free."""
 
 
 def peak_memory() -> int:

@@ -72,7 +72,7 @@ def samples_of(
     chat: bool | None = None,
 ) -> list[Sample]:
     """Texts and pairs as tokens; prompts go through the chat template as generation's do."""
-    vocab = trimix.trio.vocab
+    vocab = trimix.vocab
     return [
         *(Sample([], vocab.tokenize(text, parse_special=False)) for text in texts),
         *(

@@ -24,7 +24,6 @@ from trimix_edge.llama.quantize import quantize_rows
 WriteProgress = Callable[[int, int], None]
 """Called with the bytes of a file that are written, and all of them."""
 
-_TIED = ("qwen2.5-1.5b", "qwen2.5-3b", "gemma-3-4b", "gemma-3-12b")
 _QWEN_TOKENS = 151_665
 """Tokens that Qwen2.5 uses; Gemma's larger vocabulary is cut to as many, which changes no speed."""
 
@@ -62,7 +61,7 @@ class SyntheticModel:
         base = _MIXED.get(self.quantization, self.quantization)
         if self.quantization in ("F32", "F16", "BF16", "Q8_0"):
             return GGMLQuantizationType[base]
-        is_output = tensor == ("token_embd.weight" if self.name in _TIED else "output.weight")
+        is_output = tensor == ("token_embd.weight" if self.shape.get("tied") else "output.weight")
         if is_output:
             return GGMLQuantizationType.Q6_K
         if self.quantization in _MIXED and (".attn_v." in tensor or ".ffn_down." in tensor):
@@ -157,7 +156,7 @@ def tensors(name: str, shape: dict[str, Any]) -> Iterator[tuple[str, tuple[int, 
     q, kv = shape["n_head"] * head_dim, shape["n_head_kv"] * head_dim
     yield "token_embd.weight", (shape["n_vocab"], embd)
     yield "output_norm.weight", (embd,)
-    if name not in _TIED:
+    if not shape.get("tied"):
         yield "output.weight", (shape["n_vocab"], embd)
     for i in range(shape["n_layer"]):
         layer: dict[str, tuple[int, ...]] = {

@@ -10,8 +10,8 @@ from typing import Any
 
 from gguf import LlamaFileType
 
-from trimix_edge.gguf.reader import GgufFile
-from trimix_edge.planning.memory import DEFAULT_N_CTX, MemoryNeed, ModelShape, n_tokens
+from trimix_edge.gguf import DEFAULT_N_CTX, GgufFile, ModelShape, n_tokens
+from trimix_edge.planning.memory import MemoryNeed
 
 
 @dataclass(frozen=True)

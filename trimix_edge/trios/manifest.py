@@ -39,6 +39,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from trimix_edge import values
 from trimix_edge.config import (
     Adapter,
     ContextParams,
@@ -65,7 +66,7 @@ PAPER_WEIGHTS = FusionWeights(0.1, 0.9)
 
 BOM = "\ufeff"  # some editors write one
 _CONTEXT_KEYS = ("n_ctx", "n_batch", "kv_type")
-_SAMPLING_KEYS = tuple(f.name for f in fields(SamplingParams))
+_SAMPLING_KEYS = tuple(f.name for f in fields(SamplingParams) if f.name != "logit_bias")
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,7 @@ class TrioManifest:
             normalizer=None if normalizer is None else check_normalizer(normalizer),
             models={role: path.parent / text for role, text in paths.items() if text},
             weights=fusion.weights("weights") or PAPER_WEIGHTS,
-            plausibility=Plausibility.parse(mask) if mask else None,
+            plausibility=values.plausibility(mask) if mask else None,
             sampling=SamplingParams(**sampling.fields(SamplingParams(), _SAMPLING_KEYS)),
             context=ContextParams(**context.fields(ContextParams(), _CONTEXT_KEYS)),
             chat=generation.boolean("chat") or False,
@@ -256,7 +257,7 @@ class _Table:
                 f"{self._where}: {self._prefix}{key} must be a file, or "
                 f'{{ model = "small_base", lora = FILE }}'
             )
-        return Adapter(Role.parse(base), folder / lora)
+        return Adapter(values.role(base), folder / lora)
 
     def boolean(self, key: str) -> bool | None:
         value: bool | None = self._get(key, bool, "true or false")
@@ -270,7 +271,7 @@ class _Table:
         expected = '"auto", "off" or a number of tokens'
         if isinstance(self._content.get(key), int):
             return Draft(self._get(key, int, expected))
-        return Draft.parse(self._get(key, str, expected) or "auto")
+        return values.draft(self._get(key, str, expected) or "auto")
 
     def texts(self, key: str) -> tuple[str, ...]:
         values = self._get(key, list, "a list of strings") or []

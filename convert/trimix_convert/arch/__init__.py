@@ -1,26 +1,24 @@
-"""Hugging Face model classes and the converter of each; a family's file is imported when needed.
+"""Hugging Face model classes and the converter of each.
 
 A new family is one file beside this one and one line in `ARCHITECTURES`.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING
-
+from ..config import Config
 from ..errors import UnknownArchitectureError
+from .base import Architecture
+from .gemma import Gemma3
+from .llama import Llama
+from .qwen import Qwen2, Qwen3
 
-if TYPE_CHECKING:
-    from ..config import Config
-    from .base import Architecture
-
-#: Model class in config.json -> module in this package and class in it.
-ARCHITECTURES: dict[str, tuple[str, str]] = {
-    "Gemma3ForCausalLM": ("gemma", "Gemma3"),
-    "Gemma3ForConditionalGeneration": ("gemma", "Gemma3"),
-    "LlamaForCausalLM": ("llama", "Llama"),
-    "Qwen2ForCausalLM": ("qwen", "Qwen2"),
-    "Qwen3ForCausalLM": ("qwen", "Qwen3"),
+#: Model class in config.json -> its converter.
+ARCHITECTURES: dict[str, type[Architecture]] = {
+    "Gemma3ForCausalLM": Gemma3,
+    "Gemma3ForConditionalGeneration": Gemma3,
+    "LlamaForCausalLM": Llama,
+    "Qwen2ForCausalLM": Qwen2,
+    "Qwen3ForCausalLM": Qwen3,
 }
 
 
@@ -35,6 +33,4 @@ def architecture_for(config: Config) -> Architecture:
             f"cannot convert {config.architecture[:80]!r}; known: "
             + ", ".join(sorted(ARCHITECTURES))
         )
-    module, name = ARCHITECTURES[config.architecture]
-    converter: type[Architecture] = getattr(import_module(f".{module}", __name__), name)
-    return converter(config)
+    return ARCHITECTURES[config.architecture](config)

@@ -13,12 +13,12 @@ from typing import ClassVar, Protocol
 
 from gguf import GGUFWriter
 
-from ..checkpoint import Tensor
 from ..config import Config
 from ..encode import Block, as_float32
 from ..errors import CheckpointError
+from ..tensor import ArrayTensor, Tensor
 from ..vocab import Vocabulary
-from .rope import Rope, read_rope
+from .rope import Rope, RopeSupport, read_rope
 
 
 class Transform(Protocol):
@@ -77,6 +77,8 @@ class Architecture:
     name: ClassVar[str]
     #: The only feed-forward activation that llama.cpp has for it.
     activation: ClassVar[str] = "silu"
+    #: What it computes of rotary positions.
+    rope_support: ClassVar[RopeSupport] = RopeSupport()
 
     # What Hugging Face's configuration class assumes where config.json is silent; None where a
     # derived value stands in, or where config.json has to say.
@@ -119,7 +121,9 @@ class Architecture:
                 f"config.json: {self.n_heads} heads of width {self.head_dim}, "
                 f"{self.n_kv_heads} key-value heads and {self.n_layers} layers cannot be"
             )
-        self.rope: Rope = read_rope(config, self.default_rope_theta, self.context)
+        self.rope: Rope = read_rope(
+            config, self.default_rope_theta, self.context, self.head_dim, self.rope_support
+        )
         self.notes += self.rope.notes
 
     def source_name(self, name: str) -> str:
@@ -185,7 +189,9 @@ class Architecture:
 
     def extra_tensors(self) -> list[Tensor]:
         """Tensors computed from the configuration, under their GGUF names."""
-        return []
+        if self.rope.divisors is None:
+            return []
+        return [ArrayTensor("rope_freqs.weight", self.rope.divisors)]
 
     def adapt_vocabulary(self, vocabulary: Vocabulary) -> None:
         """Correct what the tokenizer files leave open, in place."""

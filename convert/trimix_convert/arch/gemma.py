@@ -11,6 +11,7 @@ from ..config import Config
 from ..errors import CheckpointError
 from ..vocab import Vocabulary
 from .base import AddOne, Architecture, TensorPlan
+from .rope import RopeSupport
 
 # llama.cpp's default: every sixth layer attends to everything.
 _PATTERN = 6
@@ -21,6 +22,7 @@ class Gemma3(Architecture):
 
     name = "gemma3"
     activation = "gelu_pytorch_tanh"
+    rope_support = RopeSupport(frozenset({"default", "linear"}), local=True)
     default_n_heads = 8
     default_n_kv_heads = 4
     default_head_dim = 256
@@ -35,8 +37,8 @@ class Gemma3(Architecture):
             "use_bidirectional_attention"
         ):
             raise CheckpointError("config.json: llama.cpp's gemma3 has no such attention")
-        if config.flag("attention_bias") or self.rope.kind not in ("default", "linear"):
-            raise CheckpointError("config.json: llama.cpp's gemma3 has no such biases or scaling")
+        if config.flag("attention_bias"):
+            raise CheckpointError("config.json: llama.cpp's gemma3 has no attention biases")
         # llama.cpp knows the 27B model by its 62 layers and scales its queries by another width.
         width = self.n_embd // self.n_heads if self.n_layers == 62 else self.head_dim
         if config.number("query_pre_attn_scalar", 256.0) != width:

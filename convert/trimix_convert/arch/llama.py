@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from gguf import GGUFWriter
 
-from ..checkpoint import ArrayTensor, Tensor
 from .base import Architecture, InterleaveHalves, Transform
+from .rope import RopeSupport
 
 
 class Llama(Architecture):
-    """Llama: queries and keys reordered, Llama 3's stretched rotary frequencies as a tensor."""
+    """Llama: queries and keys reordered, stretched rotary frequencies as a tensor."""
 
     name = "llama"
+    rope_support = RopeSupport(
+        frozenset({"default", "linear", "dynamic", "llama3", "yarn"}), divisors=True
+    )
 
     def projection_transform(self, target: str) -> Transform | None:
         return InterleaveHalves(self.head_dim) if target in ("attn_q", "attn_k") else None
@@ -20,11 +23,6 @@ class Llama(Architecture):
         return super().has_bias(target) or (
             target.startswith("ffn_") and self.config.flag("mlp_bias")
         )
-
-    def extra_tensors(self) -> list[Tensor]:
-        if self.rope.kind != "llama3":
-            return []
-        return [ArrayTensor("rope_freqs.weight", self.rope.llama3_factors(self.head_dim))]
 
     def write_hyperparameters(self, writer: GGUFWriter) -> None:
         super().write_hyperparameters(writer)

@@ -17,8 +17,6 @@ class Qwen2(Architecture):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        if self.rope.kind == "llama3":
-            raise CheckpointError(f"config.json: no llama3 rope scaling in llama.cpp's {self.name}")
         if config.flag("use_sliding_window"):
             self.notes.append(
                 f"sliding windows are unknown to llama.cpp's {self.name}: attention is full"

@@ -1,0 +1,169 @@
+"""One engine, shared by several threads: whoever waits for a token runs the next step."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from trimix_edge.decoding.engine import Engine, Output
+from trimix_edge.decoding.run import Generation, GenerationChunk, Run
+
+
+class EngineLoop:
+    """Steps of the engine, and their results to the runs they belong to.
+
+    A thread that waits for a run steps the engine for all runs, unless another thread does so
+    already; then it waits for that one's results. So no thread of its own is needed, and a stream
+    that nobody reads on does not stop the others.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._runs: dict[int, Run] = {}
+        self._turn = threading.Condition()
+        self._is_stepping = False
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no run is waiting or running."""
+        return self._engine.is_idle
+
+    def add(self, run: Run) -> None:
+        """Queue a run.
+
+        Raises:
+            PromptError, ContextOverflowError: see :meth:`Engine.add`.
+        """
+        with self._turn:
+            self._runs[id(run.sequence)] = run
+            try:
+                self._engine.add(run.sequence)
+            except BaseException:
+                del self._runs[id(run.sequence)]
+                raise
+
+    def step(self) -> list[tuple[Run, GenerationChunk]]:
+        """Run one step, and say what it brought."""
+        with self._stepping():
+            return self._step()
+
+    def next_chunk(self, run: Run) -> GenerationChunk | None:
+        """The next chunk of a run, None after the last; steps the engine until it is there.
+
+        Raises:
+            DecodeError: what ended the run.
+        """
+        while True:
+            with self._turn:
+                self._turn.wait_for(lambda: run.is_ready or not self._is_stepping)
+                if run.is_ready:
+                    return run.take()
+                self._is_stepping = True
+            try:
+                self._step()
+            finally:
+                self._end_turn()
+
+    def run_all(self, runs: Sequence[Run]) -> list[Generation]:
+        """Let these runs come to their ends, as many at once as there are places.
+
+        Raises:
+            DecodeError: what ended one of them.
+        """
+        with self._cancelling(runs):
+            for run in runs:
+                self.add(run)
+            for run in runs:
+                while self.next_chunk(run) is not None:
+                    pass
+        return [run.result() for run in runs]
+
+    def follow(self, runs: Sequence[Run]) -> Iterator[tuple[int, GenerationChunk]]:
+        """The chunks of these runs as they come: the index of a run, and its next chunk.
+
+        Raises:
+            DecodeError: what ended one of them.
+        """
+        with self._cancelling(runs):
+            for run in runs:
+                self.add(run)
+            left = dict(enumerate(runs))
+            while left:
+                for i, run in tuple(left.items()):
+                    # Only one waits; what the others got meanwhile is there already.
+                    while run.is_ready or run is next(iter(left.values())):
+                        chunk = self.next_chunk(run)
+                        if chunk is None:
+                            del left[i]
+                            break
+                        yield i, chunk
+                        if not run.is_ready:
+                            break
+
+    @contextmanager
+    def _cancelling(self, runs: Sequence[Run]) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            for run in runs:
+                run.cancel()
+
+    @contextmanager
+    def exclusive(self) -> Iterator[int]:
+        """Nobody else steps in this block.
+
+        Yields:
+            A place in the contexts that no sequence uses. Others run on until there is one.
+        """
+        while True:
+            with self._stepping():
+                self._deliver(self._engine.remove_cancelled())
+                if not self._engine.scheduler.n_free:
+                    self._step()
+                    continue
+                seq = self._engine.scheduler.lend()
+                try:
+                    yield seq
+                finally:
+                    self._engine.scheduler.give_back(seq)
+                return
+
+    @contextmanager
+    def _stepping(self) -> Iterator[None]:
+        with self._turn:
+            self._turn.wait_for(lambda: not self._is_stepping)
+            self._is_stepping = True
+        try:
+            yield
+        finally:
+            self._end_turn()
+
+    def _end_turn(self) -> None:
+        with self._turn:
+            self._is_stepping = False
+            self._turn.notify_all()
+
+    def _step(self) -> list[tuple[Run, GenerationChunk]]:
+        events = self._deliver(self._engine.step())
+        # A stop string has ended some of them, perhaps: their places are free at once.
+        return events + self._deliver(self._engine.remove_cancelled())
+
+    def _deliver(self, outputs: list[Output]) -> list[tuple[Run, GenerationChunk]]:
+        events = []
+        for sequence, token in outputs:
+            run = self._runs.get(id(sequence))
+            if run is not None:
+                chunk = run.put(token)
+                if chunk is not None:
+                    events.append((run, chunk))
+                if sequence.finish_reason is not None:
+                    del self._runs[id(sequence)]
+        return events
+
+    def end_all(self) -> None:
+        """End every run, before the models are freed."""
+        with self._stepping():
+            for run in self._runs.values():
+                run.abandon()
+            self._runs.clear()
