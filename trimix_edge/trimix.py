@@ -115,8 +115,6 @@ class TriMix:
             manifest,
             chosen,
         )
-        if manifest.normalizer is not None:
-            loaded.trio.vocab.normalizer = manifest.normalizer
         loaded.load_seconds = perf_counter() - start
         return loaded
 
