@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import numba
+import numpy as np
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -19,10 +20,7 @@ FAST_MATH = frozenset({"nsz", "arcp", "contract", "afn", "reassoc"})
 
 def njit(function: Callable[P, R]) -> Callable[P, R]:
     """Compile with the project's flags: no GIL, cached on disk, fast-math that is safe for -inf."""
-    compiled: Callable[P, R] = numba.njit(
-        nogil=True, cache=True, error_model="numpy", fastmath=set(FAST_MATH)
-    )(function)
-    return compiled
+    return _compiled(function, set(FAST_MATH))
 
 
 def is_cached(kernel: Callable[..., Any]) -> bool:
@@ -44,7 +42,14 @@ def njit_in_order(function: Callable[P, R]) -> Callable[P, R]:
 
     For formulas whose rounding is part of them, such as a range reduction in two steps.
     """
+    return _compiled(function, {"nsz", "contract"})
+
+
+def _compiled(function: Callable[P, R], fastmath: set[str]) -> Callable[P, R]:
+    if numba.config.DISABLE_JIT:
+        # As silent about infinities and wrapped hashes as machine code: kernels count on both.
+        return np.errstate(all="ignore")(function)
     compiled: Callable[P, R] = numba.njit(
-        nogil=True, cache=True, error_model="numpy", fastmath={"nsz", "contract"}
+        nogil=True, cache=True, error_model="numpy", fastmath=fastmath
     )(function)
     return compiled

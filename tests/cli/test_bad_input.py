@@ -258,6 +258,7 @@ def test_help_is_no_error(run: Run, verb: str) -> None:
     code, out, err = run(verb, "--help")
     assert (code, err) == (0, "")
     assert "Usage" in out
+    assert "<bool>" not in out, "what takes no value has no type"
 
 
 def test_a_lack_of_memory_is_told(run: Run, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:

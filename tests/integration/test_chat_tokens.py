@@ -199,6 +199,19 @@ def test_texts_are_normalised_as_the_file_says(edited: Edited, trimix: TriMix) -
         assert scored == pytest.approx(trimix.score(f"a {COMPOSED} b", weights=weights).fused.nll)
 
 
+@pytest.mark.parametrize(("said", "form"), [('normalizer = "NFC"', "NFC"), ('normalizer = ""', "")])
+def test_a_manifest_has_the_last_word_on_normalising(
+    tiny: dict[Role, Path], tmp_path: Path, trimix: TriMix, said: str, form: str
+) -> None:
+    stored = "" if form else "NFC"
+    edit_gguf(tiny[Role.LARGE_INS], tmp_path / "l.gguf", {NORMALIZER_KEY: stored})
+    text = f'{said}\n[models]\nlarge_ins = "l.gguf"\n[fusion]\nweights = [1, 0]\n'
+    (tmp_path / "trio.toml").write_text(text)
+    expected = trimix.trio.vocab.tokenize(COMPOSED if form else DECOMPOSED)
+    with TriMix.load(tmp_path) as loaded:
+        assert loaded.tokenize(DECOMPOSED) == expected
+
+
 def test_normalising_does_not_reach_into_special_tokens(edited: Edited) -> None:
     """U+0338 after ``>`` would become one character with it."""
     with edited.load({NORMALIZER_KEY: "NFC"}) as loaded:

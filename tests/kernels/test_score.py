@@ -74,7 +74,8 @@ def fuse(case: Case, w_large: float, w_cpt: float) -> tuple[Floats, Floats]:
     total, size = np.zeros((len(case.targets), case.n_vocab)), np.zeros(len(case.targets))
     for w, part in zip((w_large, w_cpt, third(w_large, w_cpt)), case.exact, strict=True):
         if w:
-            total = total + w * part
+            with np.errstate(invalid="ignore"):  # infinities of both signs
+                total = total + w * part
             finite = np.where(np.isfinite(part), np.abs(part), 0)
             size = np.maximum(size, np.abs(w) * finite.max(axis=1))
     return total, size

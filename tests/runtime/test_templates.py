@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -118,6 +119,20 @@ def test_a_child_that_has_died_is_replaced(own: TemplateRenderer) -> None:
     first.wait()
     assert own.render("b", {}) == "b"
     assert child_of(own) != first
+
+
+def test_a_child_that_cannot_be_started_is_told(
+    own: TemplateRenderer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    own.warm_up()
+    with pytest.raises(TemplateError, match="can't be started: No such file"):
+        own.render("a", {})
+    monkeypatch.undo()
+    own.warm_up()
+    first = child_of(own)
+    assert own.render("a", {}) == "a"
+    assert child_of(own) == first
 
 
 def test_a_fork_starts_a_child_of_its_own() -> None:

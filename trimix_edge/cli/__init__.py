@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -98,6 +98,16 @@ def _root(
         raise typer.Exit(2)
 
 
+def _hide_types_of_flags(command: Any) -> None:
+    """Typer shows ``<bool>`` beside what takes no value."""
+    context = command.make_context("trimix-edge", [], resilient_parsing=True)
+    for option in command.get_params(context):
+        if getattr(option, "is_flag", False):
+            option.metavar = ""
+    for inner in getattr(command, "commands", {}).values():
+        _hide_types_of_flags(inner)
+
+
 def _fail(message: object, code: int) -> int:
     print("trimix-edge:", one_line(message), file=sys.stderr)
     return code
@@ -117,9 +127,10 @@ def run(arguments: list[str] | None = None) -> int:
 
 def _run(arguments: list[str] | None) -> int:
     try:
-        code = typer.main.get_command(app).main(
-            arguments, prog_name="trimix-edge", standalone_mode=False
-        )
+        command = typer.main.get_command(app)
+        if {"-h", "--help"} & {*(sys.argv if arguments is None else arguments)}:
+            _hide_types_of_flags(command)
+        code = command.main(arguments, prog_name="trimix-edge", standalone_mode=False)
         sys.stdout.flush()
     except UsageError as error:
         return _fail(name_flags(str(error)), 2)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from collections.abc import Collection, Sequence
 from time import monotonic
 from types import TracebackType
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 from trimix_edge.config import Role
 
@@ -16,6 +21,9 @@ stderr = Console(stderr=True, highlight=False)
 
 PATIENCE = 1.0
 """Seconds before a bar appears: what is over sooner needs none."""
+
+_BREAK = r"\s\u0f0b\u0f0d-\u0f14"  # spaces, the tsheg and the shads; not the tsheg that binds
+_BREAKABLE = re.compile(rf"[^{_BREAK}]*[{_BREAK}]+|[^{_BREAK}]+")
 
 LINE_EVERY = 60.0
 """Seconds between two lines of progress where there is no terminal to draw a bar on."""
@@ -82,6 +90,62 @@ class Bar:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def show_table(
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    right: Collection[int] = (),
+    console: Console | None = None,
+) -> None:
+    """Print a table; where the terminal is too narrow for whole cells, a block of lines a row.
+
+    Only the last column may take several lines.
+
+    Args:
+        right: the columns, from 0, whose cells stand at the right: numbers.
+    """
+    console = console or Console(highlight=False, markup=False)
+    columns = list(zip(header, *rows, strict=True))
+    words = [word for cell in columns[-1] for word in cell.split()]
+    needed = sum(max(map(cell_len, cells)) + 2 for cells in (*columns[:-1], words))
+    if needed <= console.width:
+        table = Table(box=None)
+        for i, name in enumerate(header):
+            is_last = i == len(header) - 1
+            table.add_column(name, justify="right" if i in right else "left", no_wrap=not is_last)
+        for row in rows:
+            table.add_row(*map(escape, row))
+        console.print(table)
+        return
+    for first, *others in rows:
+        block = [
+            first,
+            *(f"  {name}: {cell}" for name, cell in zip(header[1:], others, strict=True)),
+        ]
+        for line in block:
+            console.print("\n".join(wrapped(line, console.width, "    ")), soft_wrap=True)
+
+
+def wrapped(text: str, width: int, indent: str = "") -> list[str]:
+    """A text in lines of at most ``width`` cells, broken after spaces and after the marks that end
+    a syllable in Tibetan script; within a syllable only where it is longer than a line.
+
+    Args:
+        indent: what the lines after the first begin with.
+    """
+    lines, line = [], ""
+    for piece in _BREAKABLE.findall(text):
+        if line.strip() and cell_len((line + piece).rstrip()) > width:
+            lines.append(line.rstrip())
+            line = indent
+        line += piece
+        while cell_len(line.rstrip()) > width:
+            cut = next(n for n in range(len(line), 0, -1) if cell_len(line[:n]) <= max(width, 2))
+            lines.append(line[:cut])
+            line = line[cut:]
+    return [*lines, line.rstrip()]
 
 
 def announce_kernels() -> None:

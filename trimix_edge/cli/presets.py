@@ -9,6 +9,7 @@ import typer
 
 from trimix_edge.cli import making
 from trimix_edge.cli import options as opt
+from trimix_edge.cli.console import show_table
 
 if TYPE_CHECKING:
     from trimix_edge.hub import Preset
@@ -28,7 +29,6 @@ def command(
     """List the trios that `trimix-edge pull` knows, with their sizes and memory needs."""
     import psutil
     from rich.console import Console
-    from rich.table import Table
 
     from trimix_edge.config import ContextParams, Role
     from trimix_edge.errors import UsageError
@@ -46,12 +46,7 @@ def command(
     if as_json:
         print(json.dumps([_as_json(p, quant, n_ctx) for p in found], ensure_ascii=False))
         return
-    table = Table("preset", "language", "size", "memory", "here", "licence", box=None)
-    for column in table.columns[:5]:
-        column.no_wrap = True
-    for column in table.columns[2:4]:
-        column.justify = "right"
-    memory = psutil.virtual_memory().total
+    rows, installed = [], psutil.virtual_memory().total
     for preset in found:
         models = preset.models.values()
         notes = list(preset.licenses)
@@ -59,18 +54,19 @@ def command(
             notes.append("gated")
         if any(model.needs_pytorch for model in models):
             notes.append("needs PyTorch")
-        table.add_row(
+        size, memory = preset.n_bytes(quant), preset.memory(quant, n_ctx, preset.weights.roles)
+        row = (
             preset.name,
             preset.language_name.partition(" (")[0],
-            f"{preset.n_bytes(quant) / 1e9:.1f} GB",
-            f"{preset.memory(quant, n_ctx, preset.weights.roles) / 1e9:.1f} GB",
-            "fits" if fits(preset.memory(quant, n_ctx, preset.weights.roles), memory) else "no",
+            f"{size / 1e9:.1f} GB",
+            f"{memory / 1e9:.1f} GB",
+            "fits" if fits(memory, installed) else "no",
             ", ".join(notes),
         )
-    console = Console(highlight=False)
-    console.print(table)
+        rows.append(row)
+    show_table(("preset", "language", "size", "memory", "here", "licence"), rows, right=(2, 3))
     unused = [p for p in found if p.weights.of(Role.SMALL_BASE) == 0.0]
-    console.print(
+    Console(highlight=False).print(
         f"[dim]{quant}; size: all three files; memory: with the default weights, at {n_ctx} tokens "
         f"of context"
         + ("; small_base is not loaded where its weight is 0" if unused else "")

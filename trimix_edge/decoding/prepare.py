@@ -32,6 +32,8 @@ class Preparation:
 
     def __init__(self, trio: Trio, manifest: TrioManifest, rule: RuleChoice) -> None:
         self._trio = trio
+        if manifest.normalizer is not None:
+            trio.vocab.normalizer = manifest.normalizer
         self._manifest = manifest
         self._rule = rule
         self._buffer = FusedBuffer(trio.n_vocab)

@@ -156,15 +156,29 @@ class TemplateRenderer:
         if self._child is not None and not self._child.is_alive:
             self.close()
         try:
-            if self._child is None:
-                self._child = _Child()
-            reply = self._child.ask(line)
+            reply = self._started().ask(line)
         except BaseException:  # Ctrl-C too: its answer would be taken for that of the next request
             self.close()
             raise
         if reply is None or "failed" in reply:
             self.close()
         return reply
+
+    def _started(self) -> _Child:
+        if self._child is None:
+            try:
+                self._child = _Child()
+            except OSError as error:
+                raise TemplateError(
+                    f"chat templates are rendered in a process of their own, which can't be "
+                    f"started: {error.strerror or error}"
+                ) from None
+        return self._child
+
+    def warm_up(self) -> None:
+        """Start the child, if there is none, without waiting for it: before models load, say."""
+        with self._lock, suppress(TemplateError):  # then the first rendering will say so
+            self._started()
 
     def close(self) -> None:
         """End the child; the next call starts another one."""
