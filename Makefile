@@ -1,8 +1,10 @@
 # make demo   translate with the embedded trio
+# make serve  the API and the page, at http://127.0.0.1:8080
 # make test   run the tests
 # make check  formatter, linter, types, floors, the wheel
 # make bench  speed, as ratios and milliseconds of interleaved runs; with PyTorch installed, the
 #             converter beside llama.cpp's own
+# make test-page  the page in Chromium, where it is installed
 # make parity the converter against llama.cpp's own; needs PyTorch and npm
 #
 # Each of them sets .venv up first. Another build of llama.cpp, after `make clean`:
@@ -11,7 +13,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test check bench parity format clean
+.PHONY: demo serve test test-page check bench parity format clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -32,6 +34,12 @@ UNCACHED := $(if $(CMAKE_ARGS)$(filter-out default,$(origin CC) $(origin CXX)),-
 demo: .venv/runtime
 	@$(BIN)/python examples/demo.py
 
+serve: .venv/runtime
+	@$(BIN)/trimix-edge serve
+
+test-page: .venv/dev
+	$(BIN)/python -m pytest -q -rs tests/page
+
 test: .venv/dev
 	$(BIN)/python -m pytest -q
 	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -q tests/kernels tests/runtime
@@ -47,6 +55,8 @@ bench: .venv/dev
 	$(BIN)/trimix-edge bench
 	$(BIN)/python tests/benchmarks/overhead.py
 	$(BIN)/python tests/benchmarks/scoring.py
+	$(BIN)/trimix-edge bench --parallel 1,2,4,8,16
+	$(BIN)/python tests/benchmarks/serving.py 200 8
 	@rival=; if $(BIN)/python -c 'import sentencepiece, torch' 2>/dev/null; then \
 		$(MAKE) --no-print-directory .cache/llama.cpp; rival="--llama-cpp .cache/llama.cpp"; fi; \
 	$(BIN)/python tests/benchmarks/convert_memory.py $$rival
@@ -86,7 +96,7 @@ clean:
 
 .venv/runtime: .venv/llama pyproject.toml
 	@echo "Installing trimix-edge"
-	@$(BIN)/pip install --quiet --editable .
+	@$(BIN)/pip install --quiet --editable '.[serve]'
 	@touch $@
 
 .venv/dev: .venv/runtime pyproject.toml

@@ -101,7 +101,7 @@ class ContextOverflowError(TriMixError):
     def __init__(self, n_prompt: int, n_ctx: int) -> None:
         super().__init__(
             f"the prompt has {n_prompt} tokens, the context holds {n_ctx} and needs one of them "
-            f"for the answer: shorten the prompt or raise --ctx"
+            f"for the answer: shorten the prompt or raise n_ctx"
         )
         self.n_prompt = n_prompt
         self.n_ctx = n_ctx

@@ -99,3 +99,16 @@ def test_a_file_without_prompts_is_told(run: Run, tiny: Path, tmp_path: Path) ->
     code, _, err = run("bench", tiny, "--file", empty)
     assert code == 1
     assert "holds no prompt" in err
+
+
+def test_many_sequences_have_a_row_for_each_number(run: Run, tiny: Path) -> None:
+    quick = ("-r", "1", "-t", "1")
+    code, out, err = run("bench", tiny, "--parallel", "1,3", *quick)
+    assert (code, err) == (0, "")
+    assert "of llama.cpp's batch" in out
+    found = json.loads(run("bench", tiny, "--parallel", "1,3", *quick, "--json").out)
+    assert [row["sequences"] for row in found if row["case"] == "fused"] == [1, 3]
+    assert all(row["tokens_per_second"] > 0 for row in found)
+    code, _, err = run("bench", tiny, "--parallel", "0,2", *quick)
+    assert code == 2
+    assert err.count("\n") == 1

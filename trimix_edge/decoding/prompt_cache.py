@@ -138,7 +138,7 @@ def _entries(head: dict[str, Any], path: Path, contexts: Mapping[Role, Context])
         if len(tokens) > contexts[role].n_ctx:
             raise PromptCacheError(
                 f"prompt cache {path} holds {len(tokens)} tokens, the context only "
-                f"{contexts[role].n_ctx}: raise --ctx"
+                f"{contexts[role].n_ctx}: raise n_ctx"
             )
     return entries
 
