@@ -130,7 +130,6 @@ class TriMix:
 
     @property
     def roles(self) -> tuple[Role, ...]:
-        """The loaded roles."""
         return self.trio.roles
 
     @property
@@ -193,8 +192,6 @@ class TriMix:
             prompt: see :data:`Prompt`.
             options: see :class:`GenerationOptions`.
 
-        Raises:
-            TriMixError: one of its kinds; see :mod:`trimix_edge.errors`.
         """
         return Stream(self._loop, self._prepare(prompt, options))
 
@@ -203,8 +200,7 @@ class TriMix:
         self, prompts: Sequence[Prompt], options: GenerationOptions
     ) -> Iterator[tuple[int, GenerationChunk]]:
         """Continue several prompts at once: the index of a prompt, and its next chunk."""
-        runs = [self._prepare(prompt, options) for prompt in prompts]
-        return self._loop.follow(runs)
+        return self._loop.follow([self._prepare(prompt, options) for prompt in prompts])
 
     @takes(GenerationOptions)
     def generate(self, prompt: Prompt, options: GenerationOptions) -> Generation:
@@ -235,7 +231,7 @@ class TriMix:
         weights: WeightsLike | None = None,
         plausibility: object | None = None,
     ) -> FusionRule:
-        """The rule object of one generation; see :meth:`Preparation.fusion_rule`."""
+        """See :meth:`Preparation.fusion_rule`."""
         return self._preparation.fusion_rule(rule, weights, plausibility)
 
     def score(

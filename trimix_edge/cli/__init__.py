@@ -32,7 +32,7 @@ from trimix_edge.cli import (
     score,
     serve,
 )
-from trimix_edge.cli.options import name_flags
+from trimix_edge.cli.flags import name_flags
 from trimix_edge.cli.streams import (
     fill_closed_streams,
     one_line,

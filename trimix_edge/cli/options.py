@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
@@ -184,33 +183,6 @@ Parallel = Annotated[
 KvType = Annotated[
     str | None, _option("Type of the KV cache: f16, q8_0, ...", _MACHINE, "--kv-type")
 ]
-
-
-_RENAMED = {
-    "n_ctx": "--ctx",
-    "n_batch": "--batch",
-    "n_threads": "--threads",
-    "n_parallel": "--parallel",
-}
-_PARAMETERS = {
-    **{f.name: f"--{f.name.replace('_', '-')}" for f in fields(SamplingParams) if "_" in f.name},
-    **{name: f"--{name.replace('_', '-')}" for name in ("kv_type", "gpu_layers", "max_tokens")},
-    **_RENAMED,
-}
-
-
-def name_flags(message: str) -> str:
-    """A library's message with its parameters named as on the command line; a manifest's keys are
-    called what they are there."""
-    if ".toml" in message:
-        return message
-    names = "|".join(_PARAMETERS)
-    message = re.sub(rf"\b({names})\b", lambda found: _PARAMETERS[found[1]], message)
-    return re.sub(
-        r"(\w+) is needed and has no file: name one",
-        lambda found: f"{found[0]} with --{found[1].replace('_', '-')}",
-        message,
-    )
 
 
 def models(
