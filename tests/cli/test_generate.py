@@ -150,3 +150,33 @@ def test_info_tells_what_the_build_can_do(run: Run) -> None:
     assert found["llama_cpp_python"] == "0.3.36"
     assert {"gpu_offload", "devices", "physical_cores", "memory", "features"} <= found.keys()
     assert run("info")[0] == 0
+
+
+def test_lines_are_answered_in_order_each_as_alone(run: Run, tmp_path: Path) -> None:
+    lines = ["Save the file.", "Click OK.", "", "Open the door."]
+    file = tmp_path / "lines.txt"
+    file.write_text("\n".join(lines) + "\n")
+    quick = ("-t", "1", "--draft", "off", "-n", "12")
+    code, out, err = run("generate", "dzongkha", "-f", file, "--lines", *quick)
+    assert (code, err) == (0, "")
+    alone = [run("generate", line, *quick).out.strip() if line else "" for line in lines]
+    assert [" ".join(text.split()) for text in alone] == out.splitlines()
+
+
+def test_a_file_of_lines_is_resumed(run: Run, tmp_path: Path) -> None:
+    file, target = tmp_path / "lines.txt", tmp_path / "out.txt"
+    file.write_text("Save the file.\nClick OK.\nOpen the door.\n")
+    quick = ("generate", "dzongkha", "-f", file, "--lines", "-o", target, "-t", "1", "-n", "8")
+    assert run(*quick)[0] == 0
+    whole = target.read_text()
+    assert whole.count("\n") == 3
+    first = whole.splitlines(keepends=True)[0]
+    target.write_text(first + "a line that was cut o")
+    assert run(*quick)[0] == 0
+    assert target.read_text() == whole
+
+
+def test_a_trio_that_reads_lines_says_so(run: Run) -> None:
+    _, _, err = run("generate", "Save the file.\nClick OK.", "-t", "1", "-n", "2")
+    assert "--lines" in err
+    assert err.count("\n") == 1

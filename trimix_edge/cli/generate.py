@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
+from contextlib import ExitStack
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,8 +14,9 @@ import typer
 
 from trimix_edge.cli import options as opt
 from trimix_edge.cli.console import Bar, announce_kernels, stderr, write
+from trimix_edge.cli.lines import generate_lines, n_written
 from trimix_edge.config import WeightChoice
-from trimix_edge.errors import PromptCacheError, PromptError, UsageError
+from trimix_edge.errors import PromptCacheError, PromptError, UsageError, notice
 
 if TYPE_CHECKING:
     from trimix_edge.decoding.chat import Message
@@ -57,6 +61,23 @@ def command(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object instead of streaming.")
     ] = False,
+    lines: Annotated[
+        bool,
+        typer.Option(
+            "--lines", help="A generation for each line of the prompt, several at once, in order."
+        ),
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="With --lines: append the answers to this file; lines that it holds already are "
+            "not generated again.",
+            show_default=False,
+        ),
+    ] = None,
+    parallel: opt.Parallel = None,
     explain: Annotated[
         bool,
         typer.Option("--explain", help="Colour each token by the model that carried it."),
@@ -108,8 +129,13 @@ def command(
     manifest = TrioManifest.find(trio, files)
     sampling = opt.sampling(manifest, given, greedy=greedy, grammar=grammar)
     context = opt.context(manifest, ctx, batch, threads, gpu_layers, kv_type)
-    if max_tokens is not None and max_tokens < 0:
-        raise UsageError(f"max-tokens is {max_tokens}, it can't be negative")
+    if output is not None and not lines:
+        raise UsageError("--output is for --lines: redirect the output of a single prompt")
+    n_done = n_written(output) if output is not None else 0
+    if output is not None:
+        check_target(output, overwrite=True)
+    if manifest.lines and not lines and len(prompt.strip().splitlines()) > 1:
+        notice(f"{manifest.name} reads one line at a time: --lines generates for each line")
     length = opt.draft(draft, manifest, opt.weights(weights))
     if prompt_cache is not None:
         check_target(prompt_cache, overwrite=True)
@@ -123,6 +149,7 @@ def command(
             rule=opt.rule(rule, weights),
             plausibility=opt.plausibility(plausibility),
             context=context,
+            n_parallel=opt.parallel(parallel, manifest, context) if lines else None,
             on_progress=bar.loading,
         )
         with trimix:
@@ -137,8 +164,30 @@ def command(
             }
             if prompt_cache is not None:
                 _take_up(trimix, prompt_cache)
-            turns = _messages(system, prompt) if system is not None else prompt
-            if as_json:
+
+            def as_prompt(text: str) -> Prompt:
+                return text if system is None else _messages(system, text)
+
+            turns = as_prompt(prompt)
+            if lines:
+                settings.update(on_progress=None)
+                with ExitStack() as stack:
+                    out = sys.stdout
+                    if output is not None:
+                        out = stack.enter_context(output.open("a", encoding="utf-8"))
+                    generate_lines(
+                        trimix,
+                        prompt.splitlines(),
+                        as_prompt,
+                        settings,
+                        out,
+                        bar,
+                        n_done=n_done,
+                        to_json=partial(_as_json, load_seconds=trimix.load_seconds)
+                        if as_json
+                        else None,
+                    )
+            elif as_json:
                 result = trimix.generate(turns, **settings)
                 print(json.dumps(_as_json(result, trimix.load_seconds), ensure_ascii=False))
             else:

@@ -20,6 +20,7 @@ repeat_penalty = 1.1
 
 [generation]
 chat = true                           # prompts go through the chat template of large_ins
+lines = true                          # a prompt is one line: a notice tells of generate --lines
 max_tokens = 256
 stop = ["\\n"]
 draft = "auto"                        # or "off", or a number of tokens
@@ -82,6 +83,7 @@ class TrioManifest:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     context: ContextParams = field(default_factory=ContextParams)
     chat: bool = False
+    lines: bool = False
     max_tokens: int | None = None
     draft: Draft = field(default_factory=Draft)
     stop: tuple[str, ...] = ()
@@ -159,6 +161,7 @@ class TrioManifest:
             sampling=SamplingParams(**sampling.fields(SamplingParams(), _SAMPLING_KEYS)),
             context=ContextParams(**context.fields(ContextParams(), _CONTEXT_KEYS)),
             chat=generation.boolean("chat") or False,
+            lines=generation.boolean("lines") or False,
             max_tokens=max_tokens,
             draft=generation.draft("draft"),
             stop=generation.texts("stop"),
