@@ -26,13 +26,8 @@ def check_target(target: Path, *, overwrite: bool) -> None:
 
     Raises:
         TargetError: it exists, is no regular file, or its folder does not exist or may not be
-            written; or its name is that of another format, which other programs would believe.
+            written.
     """
-    if target.suffix.lower() in _OTHER_FORMATS:
-        raise TargetError(
-            f"{target}: {target.suffix} is the name of another format: choose another name, "
-            "for a model one that ends in .gguf"
-        )
     real = _real(target)
     if real.is_dir():
         raise TargetError(f"{target} is a folder: name a file")
@@ -44,6 +39,13 @@ def check_target(target: Path, *, overwrite: bool) -> None:
         raise TargetError(f"{target}: there is no folder {real.parent}")
     if not os.access(real.parent, os.W_OK):
         raise TargetError(f"{target}: no permission to write into {real.parent}")
+
+
+def check_gguf_target(target: Path, *, overwrite: bool) -> None:
+    """The same for a GGUF file: other programs would believe the name of another format."""
+    if target.suffix.lower() in _OTHER_FORMATS:
+        raise TargetError(f"{target}: what is written is a GGUF file: call it NAME.gguf")
+    check_target(target, overwrite=overwrite)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from trimix_edge.hub.presets import presets_content
 from trimix_edge.measure import synthetic
 
 Run = Callable[..., Any]
-QUICK = ("-r", "2", "-n", "6", "-p", "20", "-t", "1")
+QUICK = ("-r", "2", "-n", "6", "-p", "20", "-t", "1", "-c", "512")
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_a_file_without_prompts_is_told(run: Run, tiny: Path, tmp_path: Path) ->
 
 
 def test_many_sequences_have_a_row_for_each_number(run: Run, tiny: Path) -> None:
-    quick = ("-r", "1", "-t", "1")
+    quick = ("-r", "1", "-t", "1", "-c", "512")
     code, out, err = run("bench", tiny, "--parallel", "1,3", *quick)
     assert (code, err) == (0, "")
     assert "of llama.cpp's batch" in out

@@ -184,7 +184,7 @@ TEXT_CASES = [
     ("score {trio} {text} --condition a --condition-file b", "not both", 2),
     ("score {trio} {text} --rule ppl", "rule: 'ppl' is not one of", 2),
     ("score {trio} {text} --weights best", "neither auto nor entropy", 2),
-    ("generate {trio} hi --rule saf --weights 1,0", "leave --weights away", 2),
+    ("generate {trio} hi --rule saf --weights 1,0", "give no weights beside it", 2),
     ("generate {trio} hi --rule saf:small_base", "the host of saf", 2),
     ("generate {trio} hi --rule single:tiny", "no role is called 'tiny'", 2),
     ("generate hi --weights auto --large-ins {trio}/large_ins.gguf", "small_cpt has no file", 1),

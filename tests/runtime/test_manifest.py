@@ -126,7 +126,7 @@ def test_wrong_values_are_told_with_file_and_key(tmp_path: Path, text: str, comp
             "unknown key sampling.temprature; did you mean temperature?",
         ),
         ("[context]\nn_threads = 1", "unknown key context.n_threads"),
-        ("[generation]\nzzz = 1", "known: chat, draft, max_tokens, stop"),
+        ("[generation]\nzzz = 1", "known: chat, draft, lines, max_tokens, stop"),
     ],
 )
 def test_unknown_keys_are_told_with_the_nearest_known(

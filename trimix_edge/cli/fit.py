@@ -105,7 +105,7 @@ def command(
         TriMix.load(
             trio,
             models=files,
-            weights=WeightChoice.AUTO,
+            weights=WeightChoice.AUTO if choice is None else None,
             rule=choice,
             context=opt.context(manifest, ctx, batch, threads, gpu_layers, kv_type),
             on_progress=bar.loading,

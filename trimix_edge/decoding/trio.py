@@ -89,11 +89,11 @@ class Trio:
                     context.n_batch or (GPU_N_BATCH if on_gpu else CPU_N_BATCH), context.n_parallel
                 ),
             )
-            warn_beyond_training(self.models, self.context.n_ctx)
             for role, model in self.models.items():
                 self._contexts[role] = stack.enter_context(
                     LlamaContext(model, str(role), self.context, loras.get(role))
                 )
+            warn_beyond_training(self.models, self.context.n_ctx)
             self._stack = stack.pop_all()
         is_fixed = bool(self.context.n_threads) or on_gpu
         self.threads = ThreadCount(self.context.n_threads or physical_cores(), fixed=is_fixed)

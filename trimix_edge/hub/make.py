@@ -12,7 +12,7 @@ from pathlib import Path
 import trimix_convert
 
 from trimix_edge.errors import ConversionError, ImatrixError, QuantizeError, UsageError
-from trimix_edge.files import check_target, scratch_file
+from trimix_edge.files import check_gguf_target, scratch_file
 from trimix_edge.hub.checkpoint import ADAPTER_CONFIG, find_base_folder, find_folder
 from trimix_edge.hub.client import Progress
 from trimix_edge.llama.calibration import CalibrationText
@@ -77,7 +77,7 @@ def make_gguf(
     if type_ in DIRECT_TYPES and (imatrix is not None or imatrix_texts):
         raise UsageError(f"{type_} takes no importance matrix: choose a type such as IQ3_M")
     name = name or str(source).rstrip("/").rpartition("/")[2]
-    check_target(target, overwrite=overwrite)
+    check_gguf_target(target, overwrite=overwrite)
     folder = find_folder(source, type_, target.parent, on_progress)
     convert: _Convert = partial(
         _converter(folder, type_, base, pre),

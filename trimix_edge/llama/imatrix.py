@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trimix_edge.errors import ImatrixError, TargetError, UsageError
-from trimix_edge.files import check_target, fingerprint
+from trimix_edge.files import check_gguf_target, fingerprint
 from trimix_edge.llama import ggml_tensor
 from trimix_edge.llama.backend import deferred_interrupt
 from trimix_edge.llama.calibration import CalibrationText, check_settings, plan_chunks
@@ -106,7 +106,7 @@ def collect_imatrix(
         KeyboardInterrupt: Ctrl-C; what was done is kept for the next run.
     """
     check_settings(texts, chunk_size, max_chunks)
-    check_target(target, overwrite=overwrite)
+    check_gguf_target(target, overwrite=overwrite)
     partial = target.with_name(f"{target.name}.part")
     with LlamaModel(model, gpu_layers=gpu_layers, on_progress=on_loading) as loaded:
         if chunk_size is None:

@@ -26,7 +26,7 @@ import numpy.typing as npt
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from trimix_edge.errors import ModelLoadError, QuantizeError, UsageError
-from trimix_edge.files import check_target, replacing, require_space
+from trimix_edge.files import check_gguf_target, replacing, require_space
 from trimix_edge.gguf import GgufFile, read_gguf
 from trimix_edge.llama.backend import ggml_library, init_backend, physical_cores
 from trimix_edge.llama.imatrix_file import read_imatrix
@@ -131,7 +131,7 @@ def quantize(
     type_ = parse_quantization(type_)
     head = read_gguf(source)
     _check_source(head)
-    check_target(target, overwrite=overwrite)
+    check_gguf_target(target, overwrite=overwrite)
     if target.exists() and target.samefile(source):
         raise QuantizeError(f"{target} is the input: a file can't be quantised onto itself")
     if imatrix is not None:

@@ -68,8 +68,8 @@ def run_parallel(
     trimix: TriMix,
     sizes: Sequence[int],
     *,
-    n_prompt: int = 32,
-    n_generate: int = 16,
+    n_prompt: int = 8,
+    n_generate: int = 8,
     n_runs: int = 5,
     on_progress: ParallelProgress | None = None,
 ) -> list[ParallelCase]:
