@@ -97,7 +97,9 @@ def run_parallel(
     for turn in range(n_runs + 1):  # the first one warms up
         for i, case in enumerate(cases):
             if on_progress is not None:
-                on_progress(f"{case.name}, {case.n}", turn * len(cases) + i, len(cases) * n_runs)
+                on_progress(
+                    f"{case.name}, {case.n}", turn * len(cases) + i, len(cases) * (n_runs + 1)
+                )
             seconds = _step_seconds(trio, engine, case, n_prompt, n_generate)
             bare = _bare_seconds(trio, case.weights.roles, case.n, n_prompt, n_generate)
             if turn:
