@@ -124,8 +124,12 @@ def _close(writer: GGUFWriter) -> None:
 
 @contextmanager
 def _replacing(target: Path, n_data_bytes: int, *, overwrite: bool) -> Iterator[Path]:
-    """A temporary name beside the target, moved onto it if all goes well and removed if not."""
+    """A temporary name beside the target, moved onto it if all goes well and removed if not.
+
+    A symbolic link stands for the file that it leads to, and stays.
+    """
     try:
+        target = target.resolve() if target.is_symlink() else target
         _check_target(target, n_data_bytes, overwrite)
         temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
         try:

@@ -94,3 +94,15 @@ def test_a_gguf_file_may_stand_among_the_checkpoint(checkpoint: Any) -> None:
     folder = checkpoint("trio")
     for _ in range(2):
         convert_checkpoint(folder, folder / "model.gguf")
+
+
+def test_a_symbolic_link_is_followed_and_stays(checkpoint: Any, tmp_path: Path) -> None:
+    real = tmp_path / "disk" / "real.gguf"
+    real.parent.mkdir()
+    real.write_bytes(b"old")
+    link = tmp_path / "link.gguf"
+    link.symlink_to(real)
+    convert_checkpoint(checkpoint("trio"), link, overwrite=True)
+    assert link.is_symlink()
+    assert real.read_bytes()[:4] == b"GGUF"
+    assert [path.name for path in real.parent.iterdir()] == ["real.gguf"]

@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trimix_edge.config import Role
 from trimix_edge.errors import EvaluationError, TargetError
+from trimix_edge.evaluate.plan import model_hashes
 from trimix_edge.evaluate.results import (
     RUN,
     Log,
@@ -21,6 +23,7 @@ from trimix_edge.evaluate.results import (
     difference,
     read_predictions,
 )
+from trimix_edge.trios.manifest import TrioManifest
 
 IDS = ["༡", "b\n2", "3", "4"]
 CONFIGURATION = {"seed": 0, "cells": {"math.bo": {"n_items": 4, "data": {"x": "ཀ" * 80}}}}
@@ -248,3 +251,16 @@ def test_a_log_that_is_a_folder_is_told(tmp_path: Path) -> None:
 )
 def test_what_differs_is_named(held: object, wanted: object, told: str) -> None:
     assert difference(held, wanted) == told
+
+
+def test_models_that_differ_in_a_later_part_are_other_models(tmp_path: Path) -> None:
+    found = []
+    for name, second in (("a", b"weights"), ("b", b"WEIGHTS")):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "m-00001-of-00002.gguf").write_bytes(b"head")
+        (folder / "m-00002-of-00002.gguf").write_bytes(second)
+        first = folder / "m-00001-of-00002.gguf"
+        manifest = TrioManifest(name="t", models={Role.LARGE_INS: first})
+        found.append(model_hashes(manifest, {Role.LARGE_INS})["large_ins"]["sha256"])
+    assert found[0] != found[1]

@@ -19,6 +19,7 @@ from trimix_edge.evaluate.metrics import require_libraries
 from trimix_edge.evaluate.prompts import CellPrompts, Prompts
 from trimix_edge.evaluate.systems import System
 from trimix_edge.evaluate.tasks import Cell, JudgeName, Selection
+from trimix_edge.gguf import part_paths
 from trimix_edge.trios.manifest import TrioManifest
 
 Progress = Callable[[str, float, float], None]
@@ -211,14 +212,16 @@ def model_hashes(
 
 
 def _sha256(path: Path, on_progress: Progress | None) -> str:
+    """Of a file, or of all parts of a split one, one after the other."""
     digest = hashlib.sha256()
     try:
-        n_bytes = path.stat().st_size
-        with path.open("rb") as file:
-            while block := file.read(1 << 22):
-                digest.update(block)
-                if on_progress is not None:
-                    on_progress(f"checking {path.name}", file.tell(), n_bytes)
+        for part in part_paths(path):
+            n_bytes = part.stat().st_size
+            with part.open("rb") as file:
+                while block := file.read(1 << 22):
+                    digest.update(block)
+                    if on_progress is not None:
+                        on_progress(f"checking {part.name}", file.tell(), n_bytes)
     except OSError as error:
         raise ModelLoadError(f"{path}: {error.strerror or error}") from None
     return digest.hexdigest()
