@@ -23,8 +23,9 @@ log.addHandler(logging.NullHandler())  # silent unless the application sets logg
 
 _LEVELS = {1: logging.DEBUG, 2: logging.INFO, 3: logging.WARNING, 4: logging.ERROR}
 _CONTINUED = 5
-_EXPECTED = "dummy tokens"
-"""A warning about every model that is loaded without its vocabulary."""
+_EXPECTED = ("dummy tokens", "possible training context overflow")
+"""Warnings about every model that is loaded without its vocabulary, and about contexts whose
+sequences together are longer than the training's; a single one that is longer is told by the trio."""
 
 _GPUS = frozenset({1, 2})  # enum ggml_backend_dev_type: GPU, IGPU
 
