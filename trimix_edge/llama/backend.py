@@ -25,7 +25,7 @@ _LEVELS = {1: logging.DEBUG, 2: logging.INFO, 3: logging.WARNING, 4: logging.ERR
 _CONTINUED = 5
 _EXPECTED = ("dummy tokens", "possible training context overflow")
 """Warnings about every model that is loaded without its vocabulary, and about contexts whose
-sequences together are longer than the training's; a single one that is longer is told by the trio."""
+sequences together are longer than the training's; of a single one that is, the trio tells."""
 
 _GPUS = frozenset({1, 2})  # enum ggml_backend_dev_type: GPU, IGPU
 
