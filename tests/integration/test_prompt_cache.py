@@ -120,7 +120,7 @@ def test_a_file_longer_than_the_context_is_refused(
     fresh.generate(PROMPTS[0], max_tokens=2)
     fresh.save_prompt_cache(tmp_path / "cache")
     short = ContextParams(n_ctx=32, kv_type="f32", n_threads=1)
-    with load(tiny, short) as other, pytest.raises(PromptCacheError, match="--ctx"):
+    with load(tiny, short) as other, pytest.raises(PromptCacheError, match="n_ctx"):
         other.load_prompt_cache(tmp_path / "cache")
 
 
