@@ -41,7 +41,7 @@ test-page: .venv/dev
 	$(BIN)/python -m pytest -q -rs tests/page
 
 test: .venv/dev
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q --ignore=tests/page
 	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -q tests/kernels tests/runtime
 
 check: .venv/dev
