@@ -23,7 +23,7 @@ from trimix_edge.decoding.stream import Stream
 from trimix_edge.decoding.trio import LoadProgress, Trio
 from trimix_edge.errors import UsageError
 from trimix_edge.fusion.by_prompt import DynamicFusion
-from trimix_edge.fusion.choose import make_rule, rule_roles
+from trimix_edge.fusion.choose import rule_roles
 from trimix_edge.fusion.rule import FusionRule
 from trimix_edge.llama import Vocab, backend_info
 from trimix_edge.trios.manifest import TrioManifest
@@ -192,6 +192,8 @@ class TriMix:
             prompt: see :data:`Prompt`.
             options: see :class:`GenerationOptions`.
 
+        Raises:
+            TriMixError: one of its kinds; see :mod:`trimix_edge.errors`.
         """
         return Stream(self._loop, self._prepare(prompt, options))
 
@@ -264,15 +266,7 @@ class TriMix:
             PromptError: fewer than two tokens, or none after a condition.
             UsageError: the stride is out of range, or ``entropy`` has no condition to choose on.
         """
-        fusion = make_rule(
-            RuleChoice()
-            if rule is None and weights is not None
-            else values.rule(rule or self.rule),
-            self.manifest.weights if weights is None else values.weights(weights),
-            self.trio.n_vocab,
-            None,
-            self.trio.roles,
-        )
+        fusion = self._preparation.fusion_rule(rule, weights, masked=False)
         before = [] if condition is None else self.tokenize(condition, chat=chat)
         if isinstance(fusion, DynamicFusion) and not fusion.reads_prompt and not before:
             raise UsageError(

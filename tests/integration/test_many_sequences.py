@@ -12,6 +12,7 @@ import pytest
 from tiny_models import WORDS
 
 from trimix_edge import ContextParams, Generation, Role, TriMix
+from trimix_edge.errors import UsageError
 
 N_GROUPS, SIZE, N_TOKENS = 125, 8, 8
 ROUNDING = 2e-3
@@ -179,5 +180,5 @@ def test_closing_ends_what_runs(tiny: dict) -> None:
     stream = trimix.stream("x", max_tokens=50)
     next(stream)
     trimix.close()
-    with pytest.raises(Exception, match="closed"):
+    with pytest.raises(UsageError, match="closed"):
         list(stream)

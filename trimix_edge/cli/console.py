@@ -65,9 +65,6 @@ class Bar:
     def loading(self, role: Role, fraction: float) -> None:
         self.update(f"loading {role}", fraction, 1.0)
 
-    def measuring(self, role: Role, done: int, total: int) -> None:
-        self.update(f"measuring batches of {role}, once", done, total)
-
     def prompt(self, done: int, total: int) -> None:
         self.update(f"prompt of {total} tokens", done, total)
         if done == total:

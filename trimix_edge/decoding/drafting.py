@@ -41,6 +41,8 @@ NGRAM = 3
 class Models(Protocol):
     """What is needed of a :class:`~trimix_edge.decoding.trio.Trio`."""
 
+    decode_seconds: dict[Role, float]
+
     @property
     def max_rows(self) -> int: ...
     def decode(self, feeds: Sequence[Feed]) -> TrioLogits: ...
@@ -103,19 +105,18 @@ class Drafting:
 
     def policy(self, roles: Collection[Role]) -> EpsilonGreedy:
         """What is known about draft lengths with these models."""
-        arms = [arm for arm in ARMS if arm < self._models.max_rows]
-        return self._policies.setdefault(frozenset(roles), EpsilonGreedy(arms))
+        key = frozenset(roles)
+        if key not in self._policies:
+            arms = [arm for arm in ARMS if arm < self._models.max_rows]
+            self._policies[key] = EpsilonGreedy(arms)
+        return self._policies[key]
 
     def run(self, sequence: TokenSequence, limit: int) -> Evaluated:
         """Evaluate the last token of a sequence, and at most ``limit`` drafted ones."""
-        start = perf_counter()
+        start, self._round = perf_counter(), None
         roles, settings = frozenset(sequence.rule.needs), sequence.draft
-        if settings.n_tokens is None:
-            policy = self.policy(roles)
-            arm = policy.choose()
-            self._round = policy, arm, start
-        else:
-            arm, self._round = settings.n_tokens, None
+        policy = self.policy(roles) if settings.n_tokens is None else None
+        arm = policy.choose() if policy is not None else settings.n_tokens or 0
         limit = min(arm, limit, self._models.max_rows - 1)
         drafted, own = self._propose(sequence, roles, limit, settings) if limit > 0 else ([], 0)
         batch = [sequence.last, *drafted]
@@ -125,6 +126,8 @@ class Drafting:
             logits[DRAFTER] = self._rows[: len(batch)]
         sequence.drafted.rounds += bool(drafted)
         sequence.drafted.drafted += len(drafted)
+        if policy is not None:
+            self._round = policy, arm, start
         return Evaluated(logits, drafted)
 
     def learn(self, n_emitted: int) -> None:
@@ -144,15 +147,11 @@ class Drafting:
             return found, False
         if DRAFTER not in roles or len(roles) == 1:
             return [], False
-        start, busy = perf_counter(), self._busy
+        start, busy = perf_counter(), self._models.decode_seconds[DRAFTER]
         drafted = self._draft(sequence, limit, settings.p_min)
-        sequence.timings.drafting += perf_counter() - start - (self._busy - busy)
+        busy = self._models.decode_seconds[DRAFTER] - busy
+        sequence.timings.drafting += perf_counter() - start - busy
         return drafted, True
-
-    @property
-    def _busy(self) -> float:
-        seconds: dict[Role, float] = getattr(self._models, "decode_seconds", {})
-        return seconds.get(DRAFTER, 0.0)
 
     def _look_up(self, sequence: TokenSequence, limit: int) -> list[int]:
         if self._sequence is not sequence:

@@ -169,16 +169,13 @@ class Engine:
         for work in group.work:
             if work.reads:
                 self._read(work, group.logits)
-        n_rows = group.n_rows
-        if group.work[0].sequence.rule.reads_prompt and len(group.work[0].tokens) == n_rows > 1:
-            if group.work[0].sequence.is_reading:
-                return
-            group.logits, n_rows = _rows(group.logits, slice(-1, None)), 1
-            group.work[0].n_rows = 1
-        if not n_rows or all(work.sequence.is_reading for work in group.work):
+        if all(work.sequence.is_reading for work in group.work):
             return
+        first = group.work[0]
+        if first.reads and first.sequence.rule.reads_prompt:  # it has a row for each of its tokens
+            group.logits, first.n_rows = _rows(group.logits, slice(-1, None)), 1
         start = perf_counter()
-        fused = group.work[0].sequence.rule.fuse(group.logits)
+        fused = first.sequence.rule.fuse(group.logits)
         seconds, row = perf_counter() - start, 0
         for work in group.work:
             if work.n_rows and not work.sequence.is_reading:
@@ -215,7 +212,7 @@ class Engine:
                 token = sequence.sampler.choose(fused.logits[row], int(fused.best[row]))
             except DecodeError as error:
                 yield self._fail(sequence, error)
-                return
+                break
             sequence.generated.append(token)
             sequence.drafted.accepted += token == drafted
             reason = self._finish_reason(sequence, token)

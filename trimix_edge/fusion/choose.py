@@ -65,7 +65,7 @@ def make_rule(
         TrioConfigError: weights are chosen by prompt, and a role for that is missing.
     """
     if rule.name == "saf":
-        return SafFusion(rule.role or Role.LARGE_INS, n_vocab, plausibility, buffer)
+        return SafFusion(rule.role or Role.SMALL_CPT, n_vocab, plausibility, buffer)
     in_force = _weights_of(rule, weights)
     if isinstance(in_force, FusionWeights):
         return LinearFusion(in_force, n_vocab, plausibility, buffer)
