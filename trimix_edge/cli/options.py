@@ -133,8 +133,8 @@ Stop = Annotated[
 DraftLength = Annotated[
     str | None,
     _option(
-        "Tokens that small_cpt drafts and all models check at once: auto, off or a number; the "
-        "text stays the same.",
+        "Tokens that small_cpt drafts and all models verify at once: auto, off or a number. Only "
+        "ties within the rounding of a batch can change the text.",
         _MACHINE,
         "--draft",
     ),
