@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -157,7 +159,7 @@ def test_sixteen_threads_and_random_cancellations_mix_nothing_up(
     assert not failures, failures[:3]
     many.forget()
     assert many.is_idle
-    assert many.engine.scheduler.n_free == many.n_parallel, "no place is lost"
+    assert len(many.engine.scheduler.free) == many.n_parallel, "no place is lost"
     assert all(not tokens for c in many.trio.contexts.values() for tokens in c.tokens)
 
 
@@ -182,3 +184,60 @@ def test_closing_ends_what_runs(tiny: dict) -> None:
     trimix.close()
     with pytest.raises(UsageError, match="closed"):
         list(stream)
+
+
+INTERRUPTED = """
+import _thread, random, sys, threading, time
+from pathlib import Path
+from trimix_edge import ContextParams, TriMix
+
+files = {path.stem: path for path in Path(sys.argv[1]).glob("*.gguf")}
+context = ContextParams(n_ctx=192, kv_type="f32", n_threads=1)
+rng = random.Random(0)
+with TriMix.load(models=files, context=context, weights=(0.4, 0.8)) as trimix:
+    ask = lambda: trimix.generate(" save the file" * 8, max_tokens=12, draft="off").text
+    expected, caught = ask(), 0
+    for _ in range(120):
+        try:
+            timer = threading.Timer(rng.uniform(0, 0.03), _thread.interrupt_main)
+            timer.start()
+            try:
+                ask()
+            finally:
+                timer.cancel()
+                timer.join()
+            time.sleep(0)
+        except KeyboardInterrupt:
+            caught += 1
+    try:
+        time.sleep(0.1)
+    except KeyboardInterrupt:
+        pass
+    assert ask() == expected, "something was lost"
+    trimix.score("save the file")
+    print(caught)
+"""
+
+
+def test_ctrl_c_at_any_moment_leaves_a_trio_that_works(tiny: dict[Role, Path]) -> None:
+    folder = next(iter(tiny.values())).parent
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, folder], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 5
+
+
+def test_a_turn_that_ctrl_c_has_left_behind_is_taken_over(alone: TriMix) -> None:
+    """It can come between taking a turn and the step, where no block ends the turn."""
+    alone._loop._owner = threading.get_ident()
+    assert alone.generate(" save the file", max_tokens=2).token_ids
+
+
+def test_a_callback_that_would_wait_for_itself_is_told(alone: TriMix) -> None:
+    def again(done: int, total: int) -> None:
+        alone.generate("x", max_tokens=1)
+
+    with pytest.raises(UsageError, match="callback"):
+        alone.generate(" save the file", max_tokens=2, on_progress=again)
+    assert alone.generate(" save", max_tokens=2).token_ids

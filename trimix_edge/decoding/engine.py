@@ -22,6 +22,7 @@ from trimix_edge.decoding.sequence import Sequence as TokenSequence
 from trimix_edge.decoding.token_info import describe
 from trimix_edge.errors import ContextOverflowError, DecodeError, PromptError
 from trimix_edge.fusion.rule import Fused, TrioLogits
+from trimix_edge.llama.context import ABORTED
 
 Output = tuple[TokenSequence, Token | None]
 """A sequence and its next token; None where it ended without one."""
@@ -108,9 +109,9 @@ class Engine:
         try:
             self._run(groups)
         except DecodeError as error:
-            stopped = [work.sequence for group in groups for work in group.work]
-            if any(sequence.cancelled for sequence in stopped):  # that is why, perhaps
+            if error.code == ABORTED:  # everyone was cancelled, or Ctrl-C: the next step goes on
                 return outputs
+            stopped = [work.sequence for group in groups for work in group.work]
             return [*outputs, *(self._fail(sequence, error) for sequence in stopped)]
         spent = {role: s - before[role] for role, s in self._models.decode_seconds.items()}
         for group in groups:

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 from trimix_edge.decoding.engine import Engine, Output
 from trimix_edge.decoding.run import Generation, GenerationChunk, Run
+from trimix_edge.errors import UsageError
+from trimix_edge.llama.backend import deferred_interrupt
 
 
 class EngineLoop:
@@ -22,7 +24,8 @@ class EngineLoop:
         self._engine = engine
         self._runs: dict[int, Run] = {}
         self._turn = threading.Condition()
-        self._is_stepping = False
+        self._owner: int | None = None  # the thread whose turn it is
+        self._is_inside = False
 
     @property
     def is_idle(self) -> bool:
@@ -55,12 +58,13 @@ class EngineLoop:
             DecodeError: what ended the run.
         """
         while True:
-            with self._turn:
-                self._turn.wait_for(lambda: run.is_ready or not self._is_stepping)
-                if run.is_ready:
-                    return run.take()
-                self._is_stepping = True
+            self._refuse_callbacks()
             try:
+                with self._turn:
+                    self._turn.wait_for(lambda: run.is_ready or self._may_begin())
+                    if run.is_ready:
+                        return run.take()
+                    self._owner = threading.get_ident()
                 self._step()
             finally:
                 self._end_turn()
@@ -119,35 +123,52 @@ class EngineLoop:
         while True:
             with self._stepping():
                 self._deliver(self._engine.remove_cancelled())
-                if not self._engine.scheduler.n_free:
-                    self._step()
-                    continue
-                seq = self._engine.scheduler.lend()
-                try:
-                    yield seq
-                finally:
-                    self._engine.scheduler.give_back(seq)
-                return
+                free = self._engine.scheduler.free
+                if free:
+                    self._is_inside = True
+                    try:
+                        yield free[0]
+                    finally:
+                        self._is_inside = False
+                    return
+                self._step()
 
     @contextmanager
     def _stepping(self) -> Iterator[None]:
-        with self._turn:
-            self._turn.wait_for(lambda: not self._is_stepping)
-            self._is_stepping = True
+        self._refuse_callbacks()
         try:
+            with self._turn:
+                self._turn.wait_for(self._may_begin)
+                self._owner = threading.get_ident()
             yield
         finally:
             self._end_turn()
 
+    def _may_begin(self) -> bool:
+        """Whether it is nobody's turn. One that Ctrl-C has left with this thread is nobody's."""
+        return self._owner in (None, threading.get_ident())
+
+    def _refuse_callbacks(self) -> None:
+        """Raise UsageError where a callback of a step would wait for that step's end."""
+        if self._is_inside and self._owner == threading.get_ident():
+            raise UsageError("a callback can't use the trio whose generation it belongs to")
+
     def _end_turn(self) -> None:
-        with self._turn:
-            self._is_stepping = False
-            self._turn.notify_all()
+        if self._owner == threading.get_ident():
+            with self._turn:
+                self._owner = None
+                self._turn.notify_all()
 
     def _step(self) -> list[tuple[Run, GenerationChunk]]:
-        events = self._deliver(self._engine.step())
-        # A stop string has ended some of them, perhaps: their places are free at once.
-        return events + self._deliver(self._engine.remove_cancelled())
+        # Ctrl-C waits for the end of the step: nothing is lost between the models and the runs.
+        with deferred_interrupt():
+            self._is_inside = True
+            try:
+                events = self._deliver(self._engine.step())
+                # A stop string has ended some of them, perhaps: their places are free at once.
+                return events + self._deliver(self._engine.remove_cancelled())
+            finally:
+                self._is_inside = False
 
     def _deliver(self, outputs: list[Output]) -> list[tuple[Run, GenerationChunk]]:
         events = []

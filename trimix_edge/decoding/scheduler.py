@@ -69,12 +69,13 @@ class Scheduler:
         self._models = models
         self.waiting: deque[TokenSequence] = deque()
         self.running: list[TokenSequence] = []
-        self._free = deque(range(models.n_parallel))  # the least recently used first
+        self._order = deque(range(models.n_parallel))  # the least recently used first
 
     @property
-    def n_free(self) -> int:
-        """Places that no sequence takes."""
-        return len(self._free)
+    def free(self) -> list[int]:
+        """Places that no sequence takes, the least recently used first."""
+        taken = {sequence.seq for sequence in self.running}
+        return [seq for seq in self._order if seq not in taken]
 
     def add(self, sequence: TokenSequence) -> None:
         self.waiting.append(sequence)
@@ -85,14 +86,8 @@ class Scheduler:
             self.waiting.remove(sequence)
         if sequence in self.running:
             self.running.remove(sequence)
-            self._free.append(sequence.seq)
-
-    def lend(self) -> int:
-        """Take a place for other work, such as scoring, until it is given back."""
-        return self._free.popleft()
-
-    def give_back(self, seq: int) -> None:
-        self._free.append(seq)
+            self._order.remove(sequence.seq)
+            self._order.append(sequence.seq)
 
     def admit(self) -> None:
         """Start waiting sequences while there is room, the first come first.
@@ -101,21 +96,21 @@ class Scheduler:
         begins like one that is being read just now waits until that part can be copied.
         """
         for sequence in tuple(self.waiting):
-            if not self._free:
+            free = self.free
+            if not free:
                 return
             roles = sequence.rule.needs
-            seq, source, n_kept = self._free[0], self._free[0], 0
+            seq, source, n_kept = free[0], free[0], 0
             if sequence.reuse and not sequence.rule.reads_prompt:  # that needs every row
                 source, n_kept = self._longest_prefix(sequence.prompt, roles)
                 if self._coming(sequence) > n_kept:
                     continue
-                is_whole = source in self._free and n_kept == self._models.n_past(source, roles)
+                is_whole = source in free and n_kept == self._models.n_past(source, roles)
                 seq = source if is_whole and n_kept else seq
             self._models.begin(seq, roles, source, n_kept)
-            self.waiting.remove(sequence)
-            self._free.remove(seq)
-            self.running.append(sequence)
             sequence.seq, sequence.n_read, sequence.n_kept = seq, n_kept, n_kept
+            self.waiting.remove(sequence)
+            self.running.append(sequence)
 
     def _longest_prefix(self, prompt: list[int], roles: Collection[Role]) -> tuple[int, int]:
         """Which sequence of the contexts holds most of a prompt's beginning, and how much of it;

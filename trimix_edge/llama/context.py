@@ -22,7 +22,7 @@ from trimix_edge.llama.backend import (
 )
 from trimix_edge.llama.model import LlamaModel
 
-_NO_ROOM, _ABORTED = 1, 2  # what llama_decode returns
+_NO_ROOM, ABORTED = 1, 2  # what llama_decode returns
 
 
 class BatchItem(NamedTuple):
@@ -221,7 +221,7 @@ class LlamaContext:
                 llama_cpp.llama_set_abort_callback(self._pointer, self._never_abort, None)
             if interrupted():  # perhaps too late to stop it, and perhaps nobody raises
                 self._restore_lengths(items)
-                code = code or _ABORTED
+                code = code or ABORTED
         return code
 
     def _restore_lengths(self, items: Sequence[BatchItem]) -> None:
