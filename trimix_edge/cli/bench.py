@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import tempfile
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trimix_edge.cli import making
+from trimix_edge.cli import groups, making
 from trimix_edge.cli import options as opt
 from trimix_edge.cli.console import Bar, announce_kernels
 from trimix_edge.cli.show_parallel import parallel_json, parallel_table
@@ -21,11 +22,9 @@ if TYPE_CHECKING:
     from trimix_edge.measure.bench import BenchReport
 
 
+@groups.expanded
 def command(
-    trio: Annotated[
-        str | None,
-        typer.Argument(metavar="[TRIO]", help="As for generate.", show_default=False),
-    ] = None,
+    trio: opt.Trio = None,
     synthetic: Annotated[
         str | None,
         typer.Option(
@@ -65,15 +64,10 @@ def command(
         ),
     ] = None,
     as_json: making.AsJson = False,
-    large_ins: opt.LargeIns = None,
-    small_cpt: opt.SmallCpt = None,
-    small_base: opt.SmallBase = None,
     weights: opt.Weights = None,
-    ctx: opt.Ctx = None,
-    batch: opt.Batch = None,
-    threads: opt.Threads = None,
-    gpu_layers: opt.GpuLayers = None,
-    kv_type: opt.KvType = None,
+    *,
+    models: groups.Models,
+    machine: groups.Machine,
 ) -> None:
     """Time each model alone, their fusion, and drafting; batches, overhead and memory."""
     from trimix_edge.config import Role
@@ -82,7 +76,7 @@ def command(
     from trimix_edge.trimix import TriMix
     from trimix_edge.trios.manifest import TrioManifest
 
-    files = opt.models(large_ins, small_cpt, small_base)
+    files = models.paths
     prompts: tuple[str, ...] = SENTENCES
     if file is not None:
         text = opt.read_text(file, "prompt file", PromptError)
@@ -101,14 +95,13 @@ def command(
         if synthetic is not None:
             files = _write_models(stack, synthetic, keep, bar)
         manifest = TrioManifest.find(trio, files)
-        context = opt.context(
-            manifest, ctx or max(prompt, generate, 512) + 64, batch, threads, gpu_layers, kv_type
-        )
+        machine = replace(machine, ctx=machine.ctx or max(prompt, generate, 512) + 64)
+        context = machine.context(manifest)
         trimix = stack.enter_context(
             TriMix.load(
                 trio,
                 models=files,
-                weights=opt.weights(weights),
+                weights=weights,
                 context=context,
                 n_parallel=max(sizes, default=1),
                 roles=[role for role in Role if role in {**manifest.models, **manifest.adapters}],

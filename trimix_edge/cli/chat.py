@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from trimix_edge.cli import groups
 from trimix_edge.cli import options as opt
 from trimix_edge.cli.console import Bar, announce_kernels, stderr, write
 from trimix_edge.cli.conversation import Conversation
@@ -19,56 +20,39 @@ if TYPE_CHECKING:
 _HINT = "/help lists the commands, Ctrl-C interrupts an answer, Ctrl-D leaves."
 
 
+@groups.expanded
 def command(
-    trio: Annotated[
-        str | None,
-        typer.Argument(metavar="[TRIO]", help="As for generate.", show_default=False),
-    ] = None,
+    trio: opt.Trio = None,
     system: Annotated[
         str | None, typer.Option(help="A system message.", show_default=False)
     ] = None,
     max_tokens: opt.MaxTokens = None,
     stop: opt.Stop = None,
-    large_ins: opt.LargeIns = None,
-    small_cpt: opt.SmallCpt = None,
-    small_base: opt.SmallBase = None,
-    weights: opt.Weights = None,
-    rule: opt.Rule = None,
-    plausibility: opt.Mask = None,
-    greedy: opt.Greedy = False,
-    temperature: opt.Temperature = None,
-    top_k: opt.TopK = None,
-    top_p: opt.TopP = None,
-    min_p: opt.MinP = None,
-    repeat_penalty: opt.RepeatPenalty = None,
-    repeat_last_n: opt.RepeatLastN = None,
-    seed: opt.Seed = None,
     draft: opt.DraftLength = None,
-    ctx: opt.Ctx = None,
-    batch: opt.Batch = None,
-    threads: opt.Threads = None,
-    gpu_layers: opt.GpuLayers = None,
-    kv_type: opt.KvType = None,
+    *,
+    models: groups.Models,
+    fusion: groups.Fusion,
+    sampling: groups.Sampling,
+    machine: groups.Machine,
 ) -> None:
     """Talk to a trio. /help lists the commands, Ctrl-C interrupts an answer, Ctrl-D leaves."""
-    given = dict(locals())
     from trimix_edge.config import WeightChoice
     from trimix_edge.trimix import TriMix
     from trimix_edge.trios.manifest import TrioManifest
 
-    files = opt.models(large_ins, small_cpt, small_base)
+    files = models.paths
     manifest = TrioManifest.find(trio, files)
-    sampling = opt.sampling(manifest, given, greedy=greedy, grammar=None)
-    context = opt.context(manifest, ctx, batch, threads, gpu_layers, kv_type)
-    length = opt.draft(draft, manifest, opt.weights(weights))
+    settings = sampling.given(manifest)
+    context = machine.context(manifest)
+    length = opt.draft(draft, manifest, fusion.weights)
     announce_kernels()
     with Bar() as bar:
         trimix = TriMix.load(
             trio,
             models=files,
-            weights=opt.weights(weights),
-            rule=opt.rule(rule, weights),
-            plausibility=opt.plausibility(plausibility),
+            weights=fusion.weights,
+            rule=fusion.rule,
+            plausibility=fusion.plausibility,
             context=context,
             on_progress=bar.loading,
         )
@@ -90,7 +74,7 @@ def command(
                         talk.messages,
                         max_tokens=max_tokens,
                         stop=stop,
-                        sampling=sampling,
+                        sampling=settings,
                         draft=length,
                         on_progress=bar.prompt,
                     ):

@@ -9,9 +9,11 @@ from unicodedata import category
 
 import typer
 
-from trimix_edge.cli import making
+from trimix_edge import values
+from trimix_edge.cli import groups, making
 from trimix_edge.cli import options as opt
 from trimix_edge.cli.console import Bar, announce_kernels, stderr
+from trimix_edge.config import SamplingParams
 
 _BENCHMARK, _RESULTS = "Benchmark", "Results"
 
@@ -26,6 +28,7 @@ Judge = Annotated[
 ]
 
 
+@groups.expanded
 def command(
     data: Annotated[
         Path,
@@ -170,9 +173,6 @@ def command(
             show_default=False,
         ),
     ] = None,
-    large_ins: opt.LargeIns = None,
-    small_cpt: opt.SmallCpt = None,
-    small_base: opt.SmallBase = None,
     weights: Annotated[
         list[str] | None,
         typer.Option(
@@ -193,12 +193,10 @@ def command(
     ] = None,
     plausibility: opt.Mask = None,
     greedy: opt.Greedy = False,
-    ctx: opt.Ctx = None,
-    batch: opt.Batch = None,
-    threads: opt.Threads = None,
-    gpu_layers: opt.GpuLayers = None,
-    kv_type: opt.KvType = None,
     parallel: opt.Parallel = None,
+    *,
+    models: groups.Models,
+    machine: groups.Machine,
 ) -> None:
     """Evaluate a trio on benchmarks; run again, it goes on where it stopped."""
     from trimix_edge.evaluate.data import skipped
@@ -226,15 +224,15 @@ def command(
         for text in skipped(selection):
             stderr.print(f"note: {text}", markup=False, soft_wrap=True)
         return
-    manifest = TrioManifest.find(trio, opt.models(large_ins, small_cpt, small_base))
-    mask = opt.plausibility(plausibility)
-    context = opt.context(manifest, ctx, batch, threads, gpu_layers, kv_type)
+    manifest = TrioManifest.find(trio, models.paths)
+    mask = None if plausibility is None else values.plausibility(plausibility)
+    context = machine.context(manifest)
     settings = Settings(
         selection=selection,
         manifest=manifest,
         systems=System.choose(weights or [], rule or [], mask, manifest, dev=dev),
         context=context,
-        sampling=opt.sampling_params(manifest, {}, greedy=greedy, grammar=None),
+        sampling=SamplingParams() if greedy else manifest.sampling,
         chat=manifest.chat if chat is None else chat,
         templates=templates,
         judge=parse_judge(judge),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trimix_edge.cli import making
+from trimix_edge.cli import groups, making
 from trimix_edge.cli import options as opt
 from trimix_edge.cli.console import Bar, announce_kernels
 from trimix_edge.errors import PromptError, TrioConfigError, UsageError
@@ -17,11 +17,9 @@ if TYPE_CHECKING:
     from trimix_edge.measure.fit import Fit, Gain, HostFit
 
 
+@groups.expanded
 def command(
-    trio: Annotated[
-        str | None,
-        typer.Argument(metavar="[TRIO]", help="As for generate.", show_default=False),
-    ] = None,
+    trio: opt.Trio = None,
     text: Annotated[
         list[Path] | None,
         typer.Option(help="A text in the language; may be repeated.", show_default=False),
@@ -57,14 +55,9 @@ def command(
         typer.Option(help="Draw the perplexity of the grid, a PNG file.", show_default=False),
     ] = None,
     as_json: making.AsJson = False,
-    large_ins: opt.LargeIns = None,
-    small_cpt: opt.SmallCpt = None,
-    small_base: opt.SmallBase = None,
-    ctx: opt.Ctx = None,
-    batch: opt.Batch = None,
-    threads: opt.Threads = None,
-    gpu_layers: opt.GpuLayers = None,
-    kv_type: opt.KvType = None,
+    *,
+    models: groups.Models,
+    machine: groups.Machine,
 ) -> None:
     """Fit the weights to texts without labels, or to labelled pairs."""
     from trimix_edge.config import FusionWeights, RuleChoice, WeightChoice
@@ -80,7 +73,7 @@ def command(
         raise UsageError(f"fit --rule is {rule!r}, it must be trimix or saf")
     if not text and pairs is None:
         raise UsageError("nothing to fit to: name a text with --text, or pairs with --pairs")
-    files = opt.models(large_ins, small_cpt, small_base)
+    files = models.paths
     manifest = TrioManifest.find(trio, files)
     if save and (manifest.path is None or rule == "saf"):
         why = "there is no manifest" if manifest.path is None else "a manifest holds no SAF-W host"
@@ -107,7 +100,7 @@ def command(
             models=files,
             weights=WeightChoice.AUTO if choice is None else None,
             rule=choice,
-            context=opt.context(manifest, ctx, batch, threads, gpu_layers, kv_type),
+            context=machine.context(manifest),
             on_progress=bar.loading,
         ) as trimix,
     ):

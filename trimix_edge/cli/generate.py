@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from trimix_edge.cli import groups
 from trimix_edge.cli import options as opt
 from trimix_edge.cli.console import Bar, announce_kernels, stderr, write
 from trimix_edge.cli.lines import generate_lines, n_written
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from trimix_edge.trimix import TriMix
 
 
+@groups.expanded
 def command(
     arguments: Annotated[
         list[str] | None,
@@ -82,53 +84,25 @@ def command(
         bool,
         typer.Option("--explain", help="Colour each token by the model that carried it."),
     ] = False,
-    large_ins: opt.LargeIns = None,
-    small_cpt: opt.SmallCpt = None,
-    small_base: opt.SmallBase = None,
-    weights: opt.Weights = None,
-    rule: opt.Rule = None,
-    plausibility: opt.Mask = None,
-    greedy: opt.Greedy = False,
-    temperature: opt.Temperature = None,
-    top_k: opt.TopK = None,
-    top_p: opt.TopP = None,
-    min_p: opt.MinP = None,
-    typical_p: opt.Typical = None,
-    top_n_sigma: opt.TopNSigma = None,
-    xtc_probability: opt.XtcProbability = None,
-    xtc_threshold: opt.XtcThreshold = None,
-    repeat_penalty: opt.RepeatPenalty = None,
-    repeat_last_n: opt.RepeatLastN = None,
-    frequency_penalty: opt.FrequencyPenalty = None,
-    presence_penalty: opt.PresencePenalty = None,
-    dry_multiplier: opt.DryMultiplier = None,
-    dry_base: opt.DryBase = None,
-    dry_allowed_length: opt.DryAllowedLength = None,
-    mirostat: opt.Mirostat = None,
-    mirostat_tau: opt.MirostatTau = None,
-    mirostat_eta: opt.MirostatEta = None,
-    seed: opt.Seed = None,
-    grammar: opt.Grammar = None,
     draft: opt.DraftLength = None,
     prompt_cache: opt.PromptCache = None,
-    ctx: opt.Ctx = None,
-    batch: opt.Batch = None,
-    threads: opt.Threads = None,
-    gpu_layers: opt.GpuLayers = None,
-    kv_type: opt.KvType = None,
+    *,
+    models: groups.Models,
+    fusion: groups.Fusion,
+    sampling: groups.Sampling,
+    machine: groups.Machine,
 ) -> None:
     """Continue a prompt, streaming to the terminal."""
-    given = dict(locals())
     from trimix_edge.decoding.prompt_cache import refuse_other_files
     from trimix_edge.files import check_target
     from trimix_edge.trimix import TriMix
     from trimix_edge.trios.manifest import TrioManifest
 
-    files = opt.models(large_ins, small_cpt, small_base)
+    files = models.paths
     trio, prompt = _trio_and_prompt(arguments or [], file)
     manifest = TrioManifest.find(trio, files)
-    sampling = opt.sampling(manifest, given, greedy=greedy, grammar=grammar)
-    context = opt.context(manifest, ctx, batch, threads, gpu_layers, kv_type)
+    samplers = sampling.given(manifest)
+    context = machine.context(manifest)
     if output is not None and not lines:
         raise UsageError("--output is for --lines: redirect the output of a single prompt")
     n_done = n_written(output) if output is not None else 0
@@ -136,7 +110,7 @@ def command(
         check_target(output, overwrite=True)
     if manifest.lines and not lines and len(prompt.strip().splitlines()) > 1:
         notice(f"{manifest.name} reads one line at a time: --lines generates for each line")
-    length = opt.draft(draft, manifest, opt.weights(weights))
+    length = opt.draft(draft, manifest, fusion.weights)
     if prompt_cache is not None:
         check_target(prompt_cache, overwrite=True)
         refuse_other_files(prompt_cache)
@@ -145,9 +119,9 @@ def command(
         trimix = TriMix.load(
             trio,
             models=files,
-            weights=opt.weights(weights),
-            rule=opt.rule(rule, weights),
-            plausibility=opt.plausibility(plausibility),
+            weights=fusion.weights,
+            rule=fusion.rule,
+            plausibility=fusion.plausibility,
             context=context,
             n_parallel=opt.parallel(parallel, manifest, context) if lines else None,
             on_progress=bar.loading,
@@ -157,7 +131,7 @@ def command(
                 "chat": chat,
                 "max_tokens": max_tokens,
                 "stop": stop,
-                "sampling": sampling,
+                "sampling": samplers,
                 "explain": explain,
                 "draft": length,
                 "on_progress": bar.prompt,

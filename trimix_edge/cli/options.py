@@ -15,13 +15,10 @@ from trimix_edge.config import (
     ContextParams,
     Draft,
     FusionWeights,
-    Plausibility,
     Role,
-    RuleChoice,
     SamplingParams,
 )
-from trimix_edge.config import Weights as FusionWeightsOrChoice
-from trimix_edge.errors import GrammarError, PromptError, TriMixError, UsageError
+from trimix_edge.errors import PromptError, TriMixError
 from trimix_edge.files import text_from_outside
 from trimix_edge.trios.manifest import TrioManifest
 
@@ -31,6 +28,11 @@ _MODELS, _FUSION, _SAMPLING, _MACHINE = "Models", "Fusion", "Sampling", "Machine
 def _option(help_: str, panel: str, *names: str, **settings: Any) -> Any:
     return typer.Option(*names, help=help_, rich_help_panel=panel, show_default=False, **settings)
 
+
+Trio = Annotated[
+    str | None,
+    typer.Argument(metavar="[TRIO]", help="As for generate.", show_default=False),
+]
 
 LargeIns = Annotated[
     Path | None, _option("The large instruction-tuned model, a GGUF file.", _MODELS)
@@ -185,35 +187,6 @@ KvType = Annotated[
 ]
 
 
-def models(
-    large_ins: Path | None, small_cpt: Path | None, small_base: Path | None
-) -> dict[Role, Path]:
-    given = {
-        Role.LARGE_INS: large_ins,
-        Role.SMALL_CPT: small_cpt,
-        Role.SMALL_BASE: small_base,
-    }
-    return {role: path for role, path in given.items() if path is not None}
-
-
-def weights(text: str | None) -> FusionWeightsOrChoice | None:
-    return None if text is None else values.weights(text)
-
-
-def rule(text: str | None, weights: str | None) -> RuleChoice | None:
-    """The rule of that name.
-
-    Raises:
-        UsageError: there is none, or weights are given beside one that sets them itself.
-    """
-    if text is None:
-        return None
-    choice = values.rule(text)
-    if weights is not None:
-        choice.refuse_weights()
-    return choice
-
-
 def weights_json(weights: FusionWeights | None) -> dict[str, float] | None:
     """The three weights by role, for ``--json``; None where no pair was in force throughout."""
     if weights is None:
@@ -221,67 +194,18 @@ def weights_json(weights: FusionWeights | None) -> dict[str, float] | None:
     return {str(role): getattr(weights, role.value) for role in Role}
 
 
-def draft(
-    text: str | None, manifest: TrioManifest, wanted: FusionWeightsOrChoice | None
-) -> Draft | None:
+def draft(text: str | None, manifest: TrioManifest, weights: str | None) -> Draft | None:
     """The length of drafts; says so, once, where one is asked for that nothing can write."""
     if text is None:
         return None
     parsed = values.draft(text)
-    in_force = wanted or manifest.weights
+    in_force = manifest.weights if weights is None else values.weights(weights)
     # Weights chosen by prompt may give any role something.
     roles = in_force.roles if isinstance(in_force, FusionWeights) else tuple(Role)
     if parsed.n_tokens != 0 and (Role.SMALL_CPT not in roles or len(roles) < 2):
         why = "small_cpt has no weight" if Role.SMALL_CPT not in roles else "it is alone"
         stderr.print(f"[dim](--draft: {why}, only text that repeats itself is drafted)[/dim]")
     return parsed
-
-
-def plausibility(text: str | None) -> Plausibility | None:
-    return None if text is None else values.plausibility(text)
-
-
-def context(
-    manifest: TrioManifest,
-    ctx: int | None,
-    batch: int | None,
-    threads: int | None,
-    gpu_layers: list[str] | None,
-    kv_type: str | None,
-) -> ContextParams:
-    given: dict[str, Any] = {
-        "n_ctx": ctx,
-        "n_batch": batch,
-        "n_threads": threads,
-        "kv_type": kv_type,
-    }
-    return replace(
-        manifest.context,
-        gpu_layers=values.gpu_layers(gpu_layers or []),
-        **{name: value for name, value in given.items() if value is not None},
-    )
-
-
-def sampling(
-    manifest: TrioManifest, options: dict[str, Any], *, greedy: bool, grammar: Path | None
-) -> dict[str, Any]:
-    """The sampler settings that were given, to be laid over the manifest's; all of them for
-    ``--greedy``.
-
-    Raises:
-        UsageError: ``--greedy`` beside an option that contradicts it, or a value out of range.
-    """
-    names = {f.name for f in fields(SamplingParams)}
-    given = {name: v for name, v in options.items() if name in names and v is not None}
-    if grammar is not None:
-        given["grammar"] = read_text(grammar, "grammar", GrammarError)
-    if greedy:
-        if given.keys() - {"seed"}:
-            name = min(given.keys() - {"seed"}).replace("_", "-")
-            raise UsageError(f"--greedy switches every sampler off: leave --{name} away")
-        given = {f.name: getattr(SamplingParams(), f.name) for f in fields(SamplingParams)}
-    values.overlay(manifest.sampling, given)
-    return given
 
 
 def parallel(given: int | None, manifest: TrioManifest, context: ContextParams) -> int:
@@ -295,12 +219,9 @@ def parallel(given: int | None, manifest: TrioManifest, context: ContextParams) 
     return default_parallel(paths, context.n_ctx or DEFAULT_N_CTX, context.kv_type)
 
 
-def sampling_params(
-    manifest: TrioManifest, options: dict[str, Any], *, greedy: bool, grammar: Path | None
-) -> SamplingParams:
-    """What :func:`sampling` gives, laid over the manifest's."""
-    given = sampling(manifest, options, greedy=greedy, grammar=grammar)
-    return values.overlay(manifest.sampling, given)
+def every_sampler_off() -> dict[str, Any]:
+    """All settings of a bare argmax, to be laid over a manifest's."""
+    return {f.name: getattr(SamplingParams(), f.name) for f in fields(SamplingParams)}
 
 
 def read_stdin() -> str:

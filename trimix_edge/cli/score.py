@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trimix_edge.cli import making
+from trimix_edge.cli import groups, making
 from trimix_edge.cli import options as opt
 from trimix_edge.cli.console import Bar, announce_kernels
 from trimix_edge.errors import PromptError, UsageError
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from trimix_edge.decoding.scoring import Score
 
 
+@groups.expanded
 def command(
     arguments: Annotated[
         list[str] | None,
@@ -53,16 +54,11 @@ def command(
         ),
     ] = None,
     as_json: making.AsJson = False,
-    large_ins: opt.LargeIns = None,
-    small_cpt: opt.SmallCpt = None,
-    small_base: opt.SmallBase = None,
     weights: opt.Weights = None,
     rule: opt.Rule = None,
-    ctx: opt.Ctx = None,
-    batch: opt.Batch = None,
-    threads: opt.Threads = None,
-    gpu_layers: opt.GpuLayers = None,
-    kv_type: opt.KvType = None,
+    *,
+    models: groups.Models,
+    machine: groups.Machine,
 ) -> None:
     """Score a text: perplexity and bits a byte, for the fusion and each of its models alone."""
     from trimix_edge.trimix import TriMix
@@ -73,16 +69,16 @@ def command(
         raise UsageError("give --condition or --condition-file, not both")
     if condition_file is not None:
         condition = opt.read_text(condition_file, "condition file", PromptError)
-    files = opt.models(large_ins, small_cpt, small_base)
+    files = models.paths
     announce_kernels()
-    context = opt.context(TrioManifest.find(trio, files), ctx, batch, threads, gpu_layers, kv_type)
+    context = machine.context(TrioManifest.find(trio, files))
     with (
         Bar() as bar,
         TriMix.load(
             trio,
             models=files,
-            weights=opt.weights(weights),
-            rule=opt.rule(rule, weights),
+            weights=weights,
+            rule=rule,
             context=context,
             on_progress=bar.loading,
         ) as trimix,

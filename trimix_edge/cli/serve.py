@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from trimix_edge.cli import groups
 from trimix_edge.cli import options as opt
 from trimix_edge.cli.console import announce_kernels, stderr
 from trimix_edge.errors import TriMixError, UsageError
@@ -27,11 +28,9 @@ def _option(help_: str, *names: str) -> typer.models.OptionInfo:
     return option
 
 
+@groups.expanded
 def command(
-    trio: Annotated[
-        str | None,
-        typer.Argument(metavar="[TRIO]", help="As for generate.", show_default=False),
-    ] = None,
+    trio: opt.Trio = None,
     host: Annotated[
         str, _option("Where to listen; 0.0.0.0 is all of this machine's networks.")
     ] = "127.0.0.1",
@@ -54,17 +53,10 @@ def command(
         float, _option("Seconds in which a request must arrive, and an answer be read.")
     ] = 60.0,
     log_prompts: Annotated[bool, _option("Write prompts into the log.", "--log-prompts")] = False,
-    large_ins: opt.LargeIns = None,
-    small_cpt: opt.SmallCpt = None,
-    small_base: opt.SmallBase = None,
-    weights: opt.Weights = None,
-    rule: opt.Rule = None,
-    plausibility: opt.Mask = None,
-    ctx: opt.Ctx = None,
-    batch: opt.Batch = None,
-    threads: opt.Threads = None,
-    gpu_layers: opt.GpuLayers = None,
-    kv_type: opt.KvType = None,
+    *,
+    models: groups.Models,
+    fusion: groups.Fusion,
+    machine: groups.Machine,
 ) -> None:
     """Serve a trio to programs, as OpenAI's API, and to people, as a page."""
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
@@ -85,14 +77,9 @@ def command(
     from trimix_edge.trimix import TriMix
     from trimix_edge.trios.manifest import TrioManifest
 
-    files = opt.models(large_ins, small_cpt, small_base)
+    files = models.paths
     manifest = TrioManifest.find(trio, files)
-    context = opt.context(manifest, ctx, batch, threads, gpu_layers, kv_type)
-    pair, choice, mask = (
-        opt.weights(weights),
-        opt.rule(rule, weights),
-        opt.plausibility(plausibility),
-    )
+    context = machine.context(manifest)
     keys = _keys(api_key, api_key_file)
     access = Access(keys, frozenset(cors or ()), frozenset([*(allow_host or ()), host]))
     limits = Limits(receive=min(timeout, 60.0), stall=timeout, waiting=queue)
@@ -123,9 +110,9 @@ def command(
             context=context,
             n_parallel=parallel,
             roles=tuple(role for role in Role if role in available),
-            weights=pair,
-            rule=choice,
-            plausibility=mask,
+            weights=fusion.weights,
+            rule=fusion.rule,
+            plausibility=fusion.plausibility,
         )
         # The kernels are compiled, or read from their cache, before somebody waits for them.
         engine.generate("x", chat=False, max_tokens=2, explain=True, logprobs=1)
