@@ -183,6 +183,7 @@ def test_health_waits_for_the_models() -> None:
         until(lambda: server.get("/health").status_code == 200)
 
 
+@pytest.mark.filterwarnings("ignore:.*no place for a system message")
 def test_a_system_message_goes_into_the_first_user_turn_where_the_template_lacks_it(
     real: Running,
 ) -> None:

@@ -13,6 +13,7 @@ import typer
 from trimix_edge.cli import groups
 from trimix_edge.cli import options as opt
 from trimix_edge.cli.console import announce_kernels, stderr
+from trimix_edge.config import MAX_PARALLEL
 from trimix_edge.errors import TriMixError, UsageError
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 _PANEL = "Server"
 _NEEDED = ("starlette", "uvicorn", "h11", "pydantic", "prometheus_client")
-MAX_PARALLEL = 64
 
 
 def _option(help_: str, *names: str) -> typer.models.OptionInfo:
