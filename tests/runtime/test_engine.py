@@ -301,8 +301,6 @@ def test_an_interrupt_loses_nothing() -> None:
 
     def interrupt() -> None:
         models.on_decode = lambda: None
-        # As if the signal had come after the models were done: they hold more than is known of.
-        models.held_tokens[Role.LARGE_INS, 0].append(99)
         raise KeyboardInterrupt
 
     models.on_decode = interrupt

@@ -95,12 +95,9 @@ class Engine:
         Returns:
             The tokens that were chosen, in order; none while only prompts are read.
 
-        Raises:
-            KeyboardInterrupt: while prompts are read; nothing is lost, the next step goes on.
         """
         start = perf_counter()
         outputs = self.remove_cancelled()
-        self._undo_interrupted()
         self.scheduler.admit()
         groups = self.scheduler.schedule()
         if not groups:
@@ -127,14 +124,6 @@ class Engine:
         for sequence in cancelled:
             self._finish(sequence, "cancelled")
         return [(sequence, None) for sequence in cancelled]
-
-    def _undo_interrupted(self) -> None:
-        """Forget tokens that an interrupted step evaluated but did not account for."""
-        for sequence in self.scheduler.running:
-            roles = sequence.rule.needs
-            n_past = sequence.n_read if sequence.is_reading else len(sequence) - 1
-            if self._models.n_past(sequence.seq, roles) > n_past:
-                self._models.truncate(sequence.seq, n_past, roles)
 
     def _run(self, groups: list[Group]) -> None:
         work = [work for group in groups for work in group.work]

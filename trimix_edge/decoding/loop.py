@@ -165,8 +165,9 @@ class EngineLoop:
             self._is_inside = True
             try:
                 events = self._deliver(self._engine.step())
-                # A stop string has ended some of them, perhaps: their places are free at once.
-                return events + self._deliver(self._engine.remove_cancelled())
+                if any([chunk.finish_reason == "stop" for _, chunk in events]):
+                    self._deliver(self._engine.remove_cancelled())  # their places are free at once
+                return events
             finally:
                 self._is_inside = False
 

@@ -227,32 +227,31 @@ class Trio:
             DecodeError: see :meth:`LlamaContext.decode`; all contexts are as they were before.
             KeyboardInterrupt: likewise.
         """
-        work: list[tuple[Role, list[BatchItem]]] = []
-        for role in self._order:
-            items = [BatchItem(f.seq, f.tokens, f.n_rows) for f in feeds if role in f.roles]
-            if items:
-                work.append((role, items))
-        before = {
-            role: [(item.seq, self._contexts[role].n_past(item.seq)) for item in items]
-            for role, items in work
-        }
+        logits: dict[Role, npt.NDArray[np.float32]] = {}
+        done: list[tuple[Role, list[BatchItem]]] = []
+        kind: list[tuple[Role, int]] = []
         began, n_threads = perf_counter(), self.threads.choose()
         try:
-            for role, items in work:
-                start = perf_counter()
-                self._contexts[role].set_threads(n_threads)
-                self._contexts[role].decode(items, is_cancelled=is_cancelled)
+            for role in self._order:
+                items = [BatchItem(f.seq, f.tokens, f.n_rows) for f in feeds if role in f.roles]
+                if not items:
+                    continue
+                start, context = perf_counter(), self._contexts[role]
+                context.set_threads(n_threads)
+                context.decode(items, is_cancelled=is_cancelled)
                 self.decode_seconds[role] += perf_counter() - start
-            logits = {
-                role: self._wait(role) for role, items in work if any(item.n_rows for item in items)
-            }
-            kind = tuple((role, sum(len(i.tokens) for i in items)) for role, items in work)
-            self.threads.learn(n_threads, kind, perf_counter() - began)
+                done.append((role, items))
+                kind.append((role, sum([len(item.tokens) for item in items])))
+            for role, items in done:
+                if any([item.n_rows for item in items]):
+                    logits[role] = self._wait(role)
+            self.threads.learn(n_threads, tuple(kind), perf_counter() - began)
             return logits
-        except BaseException:
-            for role, lengths in before.items():
-                for seq, n_past in lengths:
-                    self._contexts[role].truncate(seq, n_past)
+        except BaseException:  # the model that failed is as it was before; the others are not yet
+            for role, items in done:
+                for seq, tokens, _ in items:
+                    context = self._contexts[role]
+                    context.truncate(seq, context.n_past(seq) - len(tokens))
             raise
 
     def _wait(self, role: Role) -> npt.NDArray[np.float32]:

@@ -38,6 +38,8 @@ class LinearFusion:
         self._n_vocab = n_vocab
         self._buffer = buffer or FusedBuffer(n_vocab)
         self._roles = weights.roles
+        judges = {plausibility.role} if plausibility else set()
+        self._needs = frozenset(self._roles) | judges
         self._weights = [np.float32(weights.of(role)) for role in self._roles]
 
     @property
@@ -50,8 +52,7 @@ class LinearFusion:
 
     @property
     def needs(self) -> frozenset[Role]:
-        judges = {self.plausibility.role} if self.plausibility else set()
-        return frozenset(self._roles) | judges
+        return self._needs
 
     def observe(self, logits: TrioLogits, targets: Sequence[int]) -> None:
         """Fixed weights learn nothing from a prompt."""

@@ -45,6 +45,8 @@ class SafFusion:
         self.scorer = Role.SMALL_CPT if host is Role.LARGE_INS else Role.LARGE_INS
         self.weights = None
         self.plausibility = plausibility
+        judges = {plausibility.role} if plausibility else set()
+        self._needs = frozenset({self.host, self.scorer}) | judges
         self.reads_prompt = False
         self._n_vocab = n_vocab
         self._buffer = buffer or FusedBuffer(n_vocab)
@@ -55,8 +57,7 @@ class SafFusion:
 
     @property
     def needs(self) -> frozenset[Role]:
-        judges = {self.plausibility.role} if self.plausibility else set()
-        return frozenset({self.host, self.scorer}) | judges
+        return self._needs
 
     def observe(self, logits: TrioLogits, targets: Sequence[int]) -> None:
         """The mixing weight comes from each step's own rows."""

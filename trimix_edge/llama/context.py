@@ -165,16 +165,16 @@ class LlamaContext:
                 ``is_cancelled`` said so; all sequences are as they were before.
             KeyboardInterrupt: Ctrl-C; likewise.
         """
-        n = sum(len(item.tokens) for item in items)
-        n_rows = sum(item.n_rows for item in items)
-        is_odd = any(not 0 <= item.n_rows <= len(item.tokens) for item in items)
+        n = n_rows = 0
+        is_odd = is_full = False
+        for seq, tokens, rows in items:  # one pass: this is on the path of every token
+            n, n_rows = n + len(tokens), n_rows + rows
+            is_odd |= not 0 <= rows <= len(tokens)
+            is_full |= len(self.tokens[seq]) + len(tokens) > self.n_ctx
         if not 0 < n <= self.n_batch or n_rows > self.max_rows or is_odd:
             raise ValueError(f"can't decode {n} tokens for {n_rows} rows of logits at once")
-        for item in items:
-            if self.n_past(item.seq) + len(item.tokens) > self.n_ctx:
-                raise DecodeError(
-                    self._name, _NO_ROOM, f"the context of {self.n_ctx} tokens is full"
-                )
+        if is_full:
+            raise DecodeError(self._name, _NO_ROOM, f"the context of {self.n_ctx} tokens is full")
         self._fill_batch(items, n)
         code = self._decode_abortably(items, is_cancelled) if is_cancelled else self._decode_batch()
         if code != 0:
