@@ -80,7 +80,8 @@ def eager(trimix: TriMix) -> None:
     for n in (1, 2, 3):
         for roles in combinations(Role, n):
             for length, arm in trimix.engine.drafting.policy(roles).arms.items():
-                arm.n_rounds, arm.work, arm.seconds = 100, 20.0 * (length + 1), 20.0
+                for _ in range(64):
+                    arm.learn(1e-3 * (length + 1), 1.0)
 
 
 def generate(

@@ -266,3 +266,12 @@ def test_auto_drafts_where_a_batch_is_cheap_and_not_where_it_is_dear(
     assert max(cheap, key=lambda n: cheap[n] * (n + 1)) == 15
     dear = shares(lambda role, n: float(n) if n == 1 else 1.5 * n)
     assert dear[0] > 500
+
+
+def test_a_stall_of_the_machine_changes_no_choice() -> None:
+    policy = EpsilonGreedy(ARMS)
+    table = {0: 1.0, 3: 0.8, 7: 0.7, 15: 0.6}
+    play(policy, table, 400)
+    for _ in range(3):
+        policy.learn(0, 1, 300.0)
+    assert policy.best == 0

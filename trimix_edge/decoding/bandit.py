@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
+from statistics import median_high
 
 
 class Arm:
-    """What one choice brought: work and seconds of its rounds; old ones fade."""
+    """What one choice brought in its last rounds.
 
-    _KEEP = 0.95
+    A round that took more than ``STALL`` times their median was another program's doing, and is not
+    counted: one stall of the machine would outweigh dozens of rounds.
+    """
 
-    def __init__(self) -> None:
+    STALL = 4.0
+
+    def __init__(self, window: int) -> None:
         self.n_rounds = 0
-        self.work = 0.0
-        self.seconds = 0.0
+        self.rate = 0.0
+        """Work a second; 0 before the first round."""
+        self._rounds: deque[tuple[float, float]] = deque(maxlen=window)
 
     def learn(self, work: float, seconds: float) -> None:
         self.n_rounds += 1
-        self.work = self._KEEP * self.work + work
-        self.seconds = self._KEEP * self.seconds + seconds
-
-    @property
-    def rate(self) -> float:
-        """Work a second; 0 before the first round."""
-        return self.work / self.seconds if self.seconds else 0.0
+        self._rounds.append((work, seconds))
+        longest = self.STALL * median_high(s for _, s in self._rounds)
+        counted = [(w, s) for w, s in self._rounds if s <= longest]
+        total = sum(s for _, s in counted)
+        self.rate = sum(w for w, _ in counted) / total if total else 0.0
 
 
 class EpsilonGreedy:
@@ -37,14 +42,15 @@ class EpsilonGreedy:
 
     Args:
         arms: the choices; the first one is the default.
+        window: rounds of a choice that count: few follow a change at once, many are surer.
     """
 
     EPSILON = 0.01
     N_DEFAULT = 8
     """Rounds of the default before the first trial."""
 
-    def __init__(self, arms: Sequence[int]) -> None:
-        self.arms = {arm: Arm() for arm in arms}
+    def __init__(self, arms: Sequence[int], window: int = 64) -> None:
+        self.arms = {arm: Arm(window) for arm in arms}
         self._default = arms[0]
         self._lost = 0.0
         self._seconds = 0.0

@@ -30,7 +30,7 @@ class ThreadCount:
         while counts[-1] > 1 and not fixed:
             counts.append(counts[-1] // 2)
         self._most = most
-        self.policy = EpsilonGreedy(counts) if len(counts) > 1 else None
+        self.policy = EpsilonGreedy(counts, window=3) if len(counts) > 1 else None
         self._fastest: dict[Hashable, float] = {}
 
     def choose(self) -> int:
