@@ -1,7 +1,7 @@
 """The server under load: ``python tests/benchmarks/serving.py [REQUESTS] [AT_ONCE]``.
 
 Answers are compared with those of single requests, a tenth of the clients leave early, a tenth send
-nonsense. Then what HTTP adds to the Python API: time to the first token, and time a token.
+nonsense. Then what HTTP adds to the Python API's time to the first token.
 """
 
 from __future__ import annotations
