@@ -310,6 +310,10 @@ class ContextParams:
             cores busy.
         gpu_layers: layers a role puts on a GPU; -1, the default of a role, for all of them.
         kv_type: type of the KV cache's elements, one of :data:`KV_TYPES`.
+        repeatable: a generation depends on its prompt, the settings and the machine alone: one runs
+            at a time, each reads its whole prompt in batches of ``n_batch``, nothing is drafted,
+            and the number of threads is fixed. Otherwise llama.cpp may round the same token
+            differently, as it has other kernels for other sizes of a batch.
     """
 
     n_ctx: int = 0
@@ -318,6 +322,7 @@ class ContextParams:
     gpu_layers: Mapping[Role, int] = field(default_factory=dict)
     kv_type: str = "f16"
     n_parallel: int = 1
+    repeatable: bool = False
 
     def __post_init__(self) -> None:
         limits = (
@@ -328,6 +333,8 @@ class ContextParams:
         for name, low, high in limits:
             if not low <= getattr(self, name) <= high:
                 raise UsageError(f"{name} is {getattr(self, name)}, from {low} to {high} is fine")
+        if not isinstance(self.repeatable, bool):
+            raise UsageError(f"repeatable is {self.repeatable!r}, it must be True or False")
         if not 0 <= self.n_threads <= 1024:
             raise UsageError(f"n_threads is {self.n_threads}, it must be from 0 to 1024")
         if self.kv_type not in KV_TYPES:

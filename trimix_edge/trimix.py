@@ -64,6 +64,7 @@ class TriMix:
         n_ctx: int | None = None,
         n_parallel: int | None = None,
         n_threads: int | None = None,
+        repeatable: bool | None = None,
         roles: Collection[Role | str] = (),
         on_progress: LoadProgress | None = None,
     ) -> TriMix:
@@ -78,6 +79,8 @@ class TriMix:
             n_ctx: tokens that each sequence may hold.
             n_parallel: generations that may run at once.
             n_threads: CPU threads.
+            repeatable: the text depends on the prompt, the settings and the machine alone, at the
+                price of speed: see :class:`ContextParams`.
             roles: load these too, for later calls with other weights.
             on_progress: called with a role and the loaded part of its file.
 
@@ -101,6 +104,7 @@ class TriMix:
                 n_ctx=n_ctx,
                 n_parallel=n_parallel,
                 n_threads=n_threads,
+                repeatable=repeatable,
             ),
         )
         available = {*manifest.models, *manifest.adapters}

@@ -111,3 +111,19 @@ def test_a_file_that_is_something_else_is_left_as_it_is(
     assert (code, out) == (1, "")
     assert err.startswith(f"trimix-edge: {notes} is no prompt cache, and is left as it is")
     assert notes.read_text() == "once upon a time"
+
+
+def test_repeatable_text_is_that_without_drafts_and_takes_no_prompt_cache(
+    run: Run, tiny: Path, tmp_path: Path
+) -> None:
+    plain = generate(run, tiny, PROMPT, "--draft", "off")
+    code, out, err = run("generate", tiny, PROMPT, "--repeatable", "--draft", "6", "--json")
+    repeatable = json.loads(out)
+    assert (code, repeatable["text"]) == (0, plain["text"])
+    assert repeatable["draft"]["rounds"] == 0
+    assert "nothing is drafted with --repeatable" in err
+    cache = tmp_path / "cache"
+    code, out, err = run("generate", tiny, PROMPT, "--repeatable", "--prompt-cache", cache)
+    assert (code, out) == (2, "")
+    assert "leave --prompt-cache away" in err
+    assert not cache.exists()

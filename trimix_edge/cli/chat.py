@@ -29,6 +29,7 @@ def command(
     max_tokens: opt.MaxTokens = None,
     stop: opt.Stop = None,
     draft: opt.DraftLength = None,
+    repeatable: opt.Repeatable = False,
     *,
     models: groups.Models,
     fusion: groups.Fusion,
@@ -43,8 +44,8 @@ def command(
     files = models.paths
     manifest = TrioManifest.find(trio, files)
     settings = sampling.given(manifest)
-    context = machine.context(manifest)
-    length = opt.draft(draft, manifest, fusion.weights)
+    context = machine.context(manifest, repeatable=repeatable)
+    length = opt.draft(draft, manifest, fusion.weights, repeatable=repeatable)
     announce_kernels()
     with Bar() as bar:
         trimix = TriMix.load(

@@ -193,6 +193,7 @@ def command(
     ] = None,
     plausibility: opt.Mask = None,
     greedy: opt.Greedy = False,
+    repeatable: opt.Repeatable = False,
     parallel: opt.Parallel = None,
     *,
     models: groups.Models,
@@ -226,7 +227,7 @@ def command(
         return
     manifest = TrioManifest.find(trio, models.paths)
     mask = None if plausibility is None else values.plausibility(plausibility)
-    context = machine.context(manifest)
+    context = machine.context(manifest, repeatable=repeatable)
     settings = Settings(
         selection=selection,
         manifest=manifest,

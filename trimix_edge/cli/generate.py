@@ -85,6 +85,7 @@ def command(
         typer.Option("--explain", help="Colour each token by the model that carried it."),
     ] = False,
     draft: opt.DraftLength = None,
+    repeatable: opt.Repeatable = False,
     prompt_cache: opt.PromptCache = None,
     *,
     models: groups.Models,
@@ -102,7 +103,7 @@ def command(
     trio, prompt = _trio_and_prompt(arguments or [], file)
     manifest = TrioManifest.find(trio, files)
     samplers = sampling.given(manifest)
-    context = machine.context(manifest)
+    context = machine.context(manifest, repeatable=repeatable)
     if output is not None and not lines:
         raise UsageError("--output is for --lines: redirect the output of a single prompt")
     n_done = n_written(output) if output is not None else 0
@@ -110,7 +111,9 @@ def command(
         check_target(output, overwrite=True)
     if manifest.lines and not lines and len(prompt.strip().splitlines()) > 1:
         notice(f"{manifest.name} reads one line at a time: --lines generates for each line")
-    length = opt.draft(draft, manifest, fusion.weights)
+    length = opt.draft(draft, manifest, fusion.weights, repeatable=repeatable)
+    if prompt_cache is not None and repeatable:
+        raise UsageError("--repeatable reads the whole prompt each time: leave --prompt-cache away")
     if prompt_cache is not None:
         check_target(prompt_cache, overwrite=True)
         refuse_other_files(prompt_cache)

@@ -69,7 +69,7 @@ class Machine:
     gpu_layers: opt.GpuLayers = None
     kv_type: opt.KvType = None
 
-    def context(self, manifest: TrioManifest) -> ContextParams:
+    def context(self, manifest: TrioManifest, *, repeatable: bool = False) -> ContextParams:
         """Laid over the manifest's.
 
         Raises:
@@ -82,6 +82,7 @@ class Machine:
             n_threads=self.threads,
             gpu_layers=values.gpu_layers(self.gpu_layers or []),
             kv_type=self.kv_type,
+            repeatable=repeatable or None,
         )
 
 

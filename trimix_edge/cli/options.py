@@ -135,10 +135,21 @@ Stop = Annotated[
 DraftLength = Annotated[
     str | None,
     _option(
-        "Tokens that small_cpt drafts and all models verify at once: auto, off or a number. Only "
-        "ties within the rounding of a batch can change the text.",
+        "Tokens that small_cpt drafts and all models verify at once: auto, off or a number. It can "
+        "change the text where two tokens are nearly equally likely, as llama.cpp rounds batches "
+        "otherwise; see --repeatable.",
         _MACHINE,
         "--draft",
+    ),
+]
+Repeatable = Annotated[
+    bool,
+    _option(
+        "The text depends on the prompt, the settings and this machine alone. llama.cpp rounds "
+        "otherwise in batches of another size, which can change a word; with this, nothing is "
+        "drafted, one generation runs at a time, and no part of a prompt is reused.",
+        _MACHINE,
+        "--repeatable",
     ),
 ]
 PromptCache = Annotated[
@@ -194,11 +205,16 @@ def weights_json(weights: FusionWeights | None) -> dict[str, float] | None:
     return {str(role): getattr(weights, role.value) for role in Role}
 
 
-def draft(text: str | None, manifest: TrioManifest, weights: str | None) -> Draft | None:
+def draft(
+    text: str | None, manifest: TrioManifest, weights: str | None, *, repeatable: bool = False
+) -> Draft | None:
     """The length of drafts; says so, once, where one is asked for that nothing can write."""
     if text is None:
         return None
     parsed = values.draft(text)
+    if repeatable and parsed.n_tokens != 0:
+        stderr.print("[dim](--draft: nothing is drafted with --repeatable)[/dim]")
+        return parsed
     in_force = manifest.weights if weights is None else values.weights(weights)
     # Weights chosen by prompt may give any role something.
     roles = in_force.roles if isinstance(in_force, FusionWeights) else tuple(Role)
@@ -214,7 +230,11 @@ def parallel(given: int | None, manifest: TrioManifest, context: ContextParams) 
     from trimix_edge.planning.parallel import default_parallel
 
     if given is not None:
-        return replace(context, n_parallel=given).n_parallel  # checks the range
+        given = replace(context, n_parallel=given).n_parallel  # checks the range
+    if context.repeatable:
+        return 1
+    if given is not None:
+        return given
     paths = [path for path in manifest.models.values() if path.exists()]
     return default_parallel(paths, context.n_ctx or DEFAULT_N_CTX, context.kv_type)
 

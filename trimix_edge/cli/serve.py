@@ -53,6 +53,7 @@ def command(
         float, _option("Seconds in which a request must arrive, and an answer be read.")
     ] = 60.0,
     log_prompts: Annotated[bool, _option("Write prompts into the log.", "--log-prompts")] = False,
+    repeatable: opt.Repeatable = False,
     *,
     models: groups.Models,
     fusion: groups.Fusion,
@@ -79,7 +80,7 @@ def command(
 
     files = models.paths
     manifest = TrioManifest.find(trio, files)
-    context = machine.context(manifest)
+    context = machine.context(manifest, repeatable=repeatable)
     keys = _keys(api_key, api_key_file)
     access = Access(keys, frozenset(cors or ()), frozenset([*(allow_host or ()), host]))
     limits = Limits(receive=min(timeout, 60.0), stall=timeout, waiting=queue)

@@ -40,7 +40,8 @@ class GenerationOptions:
         rule: ``"trimix"``, ``"proxy"``, ``"average"``, ``"saf"`` or ``"single:ROLE"``. The roles
             that it needs must be loaded.
         plausibility: as in ``"small_cpt:0.1"``.
-        draft: ``"auto"``, ``"off"`` or how many tokens are drafted at once.
+        draft: ``"auto"``, ``"off"`` or how many tokens are drafted at once; none are where the trio
+            was loaded as repeatable.
         logprobs: compute log-probabilities, and those of so many alternatives.
         explain: compute each model's share in each token.
         ignore_eos: go on after the end of generation.

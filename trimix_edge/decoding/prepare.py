@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import cast
 
 from trimix_edge import values
@@ -99,6 +100,8 @@ class Preparation:
         max_tokens = manifest.max_tokens if options.max_tokens is None else options.max_tokens
         stop = manifest.stop if options.stop is None else options.stop
         draft = manifest.draft if options.draft is None else values.draft(options.draft)
+        if self._trio.context.repeatable:
+            draft = replace(draft, n_tokens=0)
         if draft.n_tokens is not None and draft.n_tokens >= self._trio.max_rows:
             raise UsageError(
                 f"draft is {draft.n_tokens}, but a batch of {self._trio.max_rows} tokens has no "

@@ -59,9 +59,11 @@ class Generation:
         logprobs: nats of each token, if asked for.
         top: the likeliest tokens at each place, if asked for.
         shares: of each token, which model carried it, if asked for.
-        batched: whether rows of other sequences, or drafted tokens, were evaluated in the same
-            batch. llama.cpp rounds otherwise then: where two tokens are nearly equally likely,
-            another batch can choose the other one.
+        batched: whether the tokens may depend on batches: rows of other sequences, or drafted
+            tokens, were evaluated in the same batch, or a part of the prompt had been evaluated
+            before, in batches that another prompt had cut. llama.cpp rounds otherwise then: where
+            two tokens are nearly equally likely, another batch can choose the other one. Never
+            with ``repeatable``.
     """
 
     text: str
@@ -211,7 +213,7 @@ class Run:
             logprobs=_all_of([chunk.logprob for chunk in chunks], sequence.top >= 0),
             top=_all_of([chunk.top for chunk in chunks], sequence.top > 0),
             shares=_all_of([chunk.shares for chunk in chunks], sequence.explain),
-            batched=sequence.batched,
+            batched=sequence.batched or sequence.n_kept > 0,
         )
 
 

@@ -82,12 +82,14 @@ class Trio:
             loras = {role: self.models[role].load_adapter(a.path) for role, a in adapters.items()}
             n_train = min(m.n_ctx_train for m in self.models.values())
             on_gpu = backend_info().gpu_offload
+            n_parallel = 1 if context.repeatable else context.n_parallel
             self.context = replace(
                 context,
                 n_ctx=context.n_ctx or min(n_train, DEFAULT_N_CTX),
                 n_batch=max(
-                    context.n_batch or (GPU_N_BATCH if on_gpu else CPU_N_BATCH), context.n_parallel
+                    context.n_batch or (GPU_N_BATCH if on_gpu else CPU_N_BATCH), n_parallel
                 ),
+                n_parallel=n_parallel,
             )
             for role, model in self.models.items():
                 self._contexts[role] = stack.enter_context(
@@ -95,7 +97,7 @@ class Trio:
                 )
             warn_beyond_training(self.models, self.context.n_ctx)
             self._stack = stack.pop_all()
-        is_fixed = bool(self.context.n_threads) or on_gpu
+        is_fixed = bool(self.context.n_threads) or on_gpu or self.context.repeatable
         self.threads = ThreadCount(self.context.n_threads or physical_cores(), fixed=is_fixed)
         self._order = self._gpu_first()
         self.decode_seconds = dict.fromkeys(self._order, 0.0)
@@ -176,7 +178,10 @@ class Trio:
         return TrioSequence(self, roles, seq, prompt)
 
     def held(self, seq: int, roles: Collection[Role], prompt: Sequence[int]) -> int:
-        """How many of a prompt's first tokens a sequence of all these contexts holds."""
+        """How many of a prompt's first tokens a sequence of all these contexts holds; 0 where
+        generations are repeatable: what is held was computed in other batches."""
+        if self.context.repeatable:
+            return 0
         contexts = [self._context(role) for role in roles]
         return min((common_prefix(c.tokens[seq], prompt) for c in contexts), default=0)
 

@@ -111,7 +111,11 @@ class Plan:
             "systems": [system.as_json() for system in settings.systems],
             "sampling": asdict(settings.repeatable_sampling),
             "chat": settings.chat,
-            "context": {"n_ctx": settings.context.n_ctx, "kv_type": settings.context.kv_type},
+            "context": {
+                "n_ctx": settings.context.n_ctx,
+                "kv_type": settings.context.kv_type,
+                **({"repeatable": True} if settings.context.repeatable else {}),
+            },
             "split": selection.split,
             "limit": selection.limit,
             "seed": selection.seed,
