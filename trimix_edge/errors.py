@@ -10,6 +10,7 @@ TriMixError
 ├── ImatrixError            an importance matrix can't be made, read or used
 ├── EvaluationError         benchmark data, prompt templates or results cannot be used
 ├── HubError                the Hugging Face Hub lacks or refuses something, or is out of reach
+├── BundleError             what a bundle is to be made of is missing, or not for its target
 ├── TargetError             a file can't be written where it should be
 ├── DiskSpaceError          a disk has no room for what is to be written
 ├── ContextError            a context could not be made (not enough memory, say)
@@ -76,6 +77,10 @@ class EvaluationError(TriMixError):
 
 class HubError(TriMixError):
     """The Hugging Face Hub lacks or refuses something, or is out of reach."""
+
+
+class BundleError(TriMixError):
+    """What a bundle is to be made of is missing, damaged, or not for its target."""
 
 
 class TargetError(TriMixError):

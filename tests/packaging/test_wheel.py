@@ -41,3 +41,8 @@ def test_packages_are_typed(wheel_names: list[str]) -> None:
 def test_embedded_trio_travels_in_the_wheel(wheel_names: list[str]) -> None:
     for name in ("trio.toml", "README.md", "large_ins.gguf", "small_cpt.gguf", "small_base.gguf"):
         assert f"trimix_edge/trios/dzongkha/{name}" in wheel_names
+
+
+def test_what_a_bundle_is_installed_with_travels_in_the_wheel(wheel_names: list[str]) -> None:
+    for name in ("install.sh", "check.py", "start.sh", "README.txt"):
+        assert f"trimix_edge/bundling/resources/{name}" in wheel_names

@@ -15,6 +15,7 @@ import typer
 from trimix_edge import __version__
 from trimix_edge.cli import (
     bench,
+    bundle,
     chat,
     compare,
     compare_quants,
@@ -74,6 +75,7 @@ app.command("quantize")(quantize.command)
 app.command("imatrix")(imatrix.command)
 app.command("compare-quants")(compare_quants.command)
 app.command("inspect")(inspect.command)
+app.command("bundle")(bundle.command)
 
 
 def _show_version(wanted: bool) -> None:
