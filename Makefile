@@ -6,6 +6,9 @@
 #             converter beside llama.cpp's own
 # make test-page  the page in Chromium, where it is installed
 # make parity the converter against llama.cpp's own; needs PyTorch and npm
+# make wheels TARGET=linux-x86_64|linux-aarch64   what `trimix-edge bundle` takes along
+# make test-bundle TARGET=...   a bundle in a bare Debian without a network; as root
+# make test-arm   the suites on an emulated Raspberry Pi, about half an hour; as root
 #
 # Each of them sets .venv up first. Another build of llama.cpp, after `make clean`:
 # CMAKE_ARGS=-DGGML_CUDA=on make demo, or CC=clang CXX=clang++ make demo
@@ -13,7 +16,8 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo serve test test-page check bench parity format clean
+.NOTPARALLEL:
+.PHONY: demo serve test test-page test-bundle test-arm check bench parity wheels format clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -39,6 +43,13 @@ serve: .venv/runtime
 
 test-page: .venv/dev
 	$(BIN)/python -m pytest -q -rs tests/page
+
+test-bundle: wheels
+	@tests/roots/bundle.sh $(TARGET)
+
+test-arm:
+	@$(MAKE) --no-print-directory wheels TARGET=linux-aarch64
+	@tests/roots/arm.sh
 
 test: .venv/dev
 	$(BIN)/python -m pytest -q --ignore=tests/page
@@ -72,6 +83,63 @@ parity: .venv/dev .cache/llama.cpp
 	$(BIN)/pip download --quiet --no-deps --no-binary :all: --dest .cache $(LLAMA)
 	@tar -xzf .cache/llama_cpp_python-*.tar.gz -C .cache
 	@mv .cache/llama_cpp_python-*/vendor/llama.cpp $@
+
+# Wheels for machines without a network: dist/wheels/TARGET holds all of them, and llama.cpp's once
+# for each kind of processor, in a folder with the name of the kind: install.sh chooses. Another
+# architecture than this machine's is cross-compiled (Debian: apt install g++-aarch64-linux-gnu).
+TARGET ?= linux-$(shell uname -m)
+PYTHONS ?= 3.11 3.12 3.13
+ARCH := $(TARGET:linux-%=%)
+WHEELS := dist/wheels/$(TARGET)
+SOURCE := .cache/$(subst ==,-,$(LLAMA))
+GCC := $(if $(filter $(ARCH),$(shell uname -m)),,$(ARCH)-linux-gnu-)
+LEVELS_x86_64 := x86-64-v2 x86-64-v3 x86-64-v4
+LEVELS_aarch64 := armv8.0 armv8.2
+AVX2 := $(foreach part,AVX AVX2 FMA F16C BMI2,-DGGML_$(part)=ON)
+FLAGS_x86-64-v2 := -DGGML_SSE42=ON $(AVX2:%=ON=%OFF) -DGGML_AVX512=OFF
+FLAGS_x86-64-v3 := -DGGML_SSE42=ON $(AVX2) -DGGML_AVX512=OFF
+FLAGS_x86-64-v4 := -DGGML_SSE42=ON $(AVX2) -DGGML_AVX512=ON
+FLAGS_armv8.0 := -DGGML_CPU_ARM_ARCH=armv8-a
+FLAGS_armv8.2 := -DGGML_CPU_ARM_ARCH=armv8.2-a+dotprod+fp16
+
+# One copy of each library, without the links of version numbers that a wheel would make copies of.
+# OpenMP's own library goes along, as it is no part of a small system.
+PORTABLE = $(LEAN) -DGGML_NATIVE=OFF -DCMAKE_PLATFORM_NO_VERSIONED_SONAME=ON \
+	-DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=$(ARCH) \
+	-DCMAKE_C_COMPILER=$(GCC)gcc -DCMAKE_CXX_COMPILER=$(GCC)g++ \
+	-DOPENMP_LIBRARY=$(shell $(GCC)gcc -print-file-name=libgomp.so.1 | xargs readlink -f)
+ONE_COPY := -Cwheel.exclude='lib/**;bin/**;include/**'
+
+wheels: $(LEVELS_$(ARCH):%=$(WHEELS)/%/built)
+	rm -rf dist/wheels/own $(WHEELS)/*.whl
+	$(BIN)/python -m build --wheel --no-isolation --outdir dist/wheels/own . >/dev/null
+	for python in $(PYTHONS); do \
+		$(BIN)/pip download --quiet --dest $(WHEELS) --only-binary :all: --python-version $$python \
+			--platform linux_$(ARCH) $(foreach n,17 27 28,--platform manylinux_2_$(n)_$(ARCH)) \
+			--platform manylinux2014_$(ARCH) --find-links $(firstword $(^D)) \
+			"$$(echo dist/wheels/own/*.whl)[serve]"; \
+	done
+	rm $(WHEELS)/llama_cpp_python-*.whl
+	@du -sh $(WHEELS)
+
+$(WHEELS)/%/built: $(SOURCE) | .venv/dev
+	@command -v $(GCC)g++ >/dev/null || { echo "$(GCC)g++ is missing: install g++-$(ARCH)-linux-gnu"; exit 1; }
+	@echo "Compiling $(LLAMA) for $(TARGET), $*"
+	@rm -rf $(@D) && mkdir -p $(@D)
+	@_PYTHON_HOST_PLATFORM=$(TARGET) CMAKE_ARGS="$(PORTABLE) $(FLAGS_$*)" \
+		$(BIN)/pip wheel --verbose --no-deps --no-cache-dir --wheel-dir $(@D) $(ONE_COPY) \
+		-Cbuild-dir=$(CURDIR)/$</build/$(TARGET) ./$< >$(@D).log 2>&1 \
+		|| { tail -n 30 $(@D).log; exit 1; }
+	@touch $@
+
+# llama.cpp's `common` is for its programs, and takes as long to compile as the rest.
+$(SOURCE): | .venv/dev
+	@rm -rf $@ && mkdir -p $@
+	$(BIN)/pip download --quiet --no-deps --no-binary :all: --dest .cache $(LLAMA)
+	@tar -xzf .cache/llama_cpp_python-*.tar.gz -C $@ --strip-components 1
+	@sed -i '/LLAMA_BUILD_COMMON ON/d' $@/CMakeLists.txt
+	@echo 'install(FILES "$${OPENMP_LIBRARY}" RENAME libgomp.so.1' \
+		'DESTINATION $${SKBUILD_PLATLIB_DIR}/llama_cpp/lib)' >>$@/CMakeLists.txt
 
 format: .venv/dev
 	$(BIN)/ruff format .
