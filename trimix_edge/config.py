@@ -314,6 +314,9 @@ class ContextParams:
             at a time, each reads its whole prompt in batches of ``n_batch``, nothing is drafted,
             and the number of threads is fixed. Otherwise llama.cpp may round the same token
             differently, as it has other kernels for other sizes of a batch.
+        reads: the work is to read much and to generate little, as scoring does: a batch may give a
+            row of logits for each of its tokens, up to 128, and weights get the layout that
+            llama.cpp reads fastest with, which may generate more slowly.
     """
 
     n_ctx: int = 0
@@ -323,6 +326,7 @@ class ContextParams:
     kv_type: str = "f16"
     n_parallel: int = 1
     repeatable: bool = False
+    reads: bool = False
 
     def __post_init__(self) -> None:
         limits = (

@@ -170,3 +170,16 @@ def test_explained_tokens_have_shares_of_the_models_in_force(trimix: TriMix) -> 
             assert sum(map(abs, shares.values())) == pytest.approx(1)
             assert set(shares) == roles or len(shares) == roles
     assert trimix.generate(CONDITION, max_tokens=2).shares is None
+
+
+@pytest.mark.parametrize("n_batch", [8, 64, 0])
+def test_a_trio_that_reads_asks_for_rows_of_whole_batches_and_scores_the_same(
+    trimix: TriMix, tiny: dict[Role, Path], n_batch: int
+) -> None:
+    context = ContextParams(n_ctx=256, n_batch=n_batch, kv_type="f32", n_threads=1, reads=True)
+    text = TEXT * 3
+    with TriMix.load(models=tiny, roles=list(Role), context=context) as reading:
+        assert reading.trio.max_rows == (n_batch or 128)
+        score = reading.score(text)
+    assert trimix.trio.max_rows == 32
+    np.testing.assert_allclose(score.fused.logprobs, trimix.score(text).fused.logprobs, atol=1e-3)

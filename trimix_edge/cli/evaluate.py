@@ -199,7 +199,10 @@ def command(
     models: groups.Models,
     machine: groups.Machine,
 ) -> None:
-    """Evaluate a trio on benchmarks; run again, it goes on where it stopped."""
+    """Evaluate a trio on benchmarks; run again, it goes on where it stopped.
+
+    Where every task is to choose a letter or a label, weights of Q4_K and Q2_K stay as they lie in
+    the file on x86: that is the faster way to read."""
     from trimix_edge.evaluate.data import skipped
     from trimix_edge.evaluate.evaluation import evaluate
     from trimix_edge.evaluate.plan import Settings, sample_prompts

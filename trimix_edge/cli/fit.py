@@ -59,7 +59,10 @@ def command(
     models: groups.Models,
     machine: groups.Machine,
 ) -> None:
-    """Fit the weights to texts without labels, or to labelled pairs."""
+    """Fit the weights to texts without labels, or to labelled pairs.
+
+    Known texts are read in larger batches than prompts, and on x86 weights of Q4_K and Q2_K stay
+    as they lie in the file: that is the faster way to read."""
     from trimix_edge.config import FusionWeights, RuleChoice, WeightChoice
     from trimix_edge.fusion.by_prompt import WeightGrid
     from trimix_edge.measure.fit import TextSource, fit_host, fit_weights, read_pairs, samples_of
@@ -100,7 +103,7 @@ def command(
             models=files,
             weights=WeightChoice.AUTO if choice is None else None,
             rule=choice,
-            context=machine.context(manifest),
+            context=machine.context(manifest, reads=True),
             on_progress=bar.loading,
         ) as trimix,
     ):

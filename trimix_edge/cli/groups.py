@@ -69,8 +69,13 @@ class Machine:
     gpu_layers: opt.GpuLayers = None
     kv_type: opt.KvType = None
 
-    def context(self, manifest: TrioManifest, *, repeatable: bool = False) -> ContextParams:
+    def context(
+        self, manifest: TrioManifest, *, repeatable: bool = False, reads: bool = False
+    ) -> ContextParams:
         """Laid over the manifest's.
+
+        Args:
+            repeatable, reads: see :class:`ContextParams`.
 
         Raises:
             UsageError: a value out of range.
@@ -83,6 +88,7 @@ class Machine:
             gpu_layers=values.gpu_layers(self.gpu_layers or []),
             kv_type=self.kv_type,
             repeatable=repeatable or None,
+            reads=reads or None,
         )
 
 

@@ -16,9 +16,9 @@ from trimix_edge.config import Adapter, ContextParams, Role
 from trimix_edge.decoding.feed import Feed, TrioSequence, common_prefix
 from trimix_edge.decoding.threads import ThreadCount
 from trimix_edge.errors import TrioConfigError, UsageError
-from trimix_edge.gguf import DEFAULT_N_CTX, fingerprint, n_file_bytes
+from trimix_edge.gguf import DEFAULT_N_CTX, check_header, fingerprint, n_file_bytes
 from trimix_edge.llama import LlamaContext, LlamaModel, Vocab, backend_info, shared_vocab_size
-from trimix_edge.llama.backend import physical_cores
+from trimix_edge.llama.backend import log, physical_cores, reads_faster_plain
 from trimix_edge.llama.context import BatchItem
 from trimix_edge.llama.model import warn_beyond_training
 from trimix_edge.llama.vocab import NamedVocab
@@ -74,6 +74,7 @@ class Trio:
                             paths[owner],
                             gpu_layers=context.gpu_layers.get(owner, -1),
                             n_vocab=sizes[owner],
+                            repack=not (context.reads and _reads_faster_plain(paths[owner])),
                             on_progress=_bind(on_progress, owner),
                         )
                     )
@@ -309,6 +310,14 @@ def _read_vocabularies(
         sizes = {role: model.vocab.size for role, model in zip(roles, models, strict=True)}
         named = [NamedVocab(str(role), m.vocab) for role, m in zip(roles, models, strict=True)]
         return models[0], sizes, shared_vocab_size(named)
+
+
+def _reads_faster_plain(path: Path) -> bool:
+    """Whether a model reads faster here with its weights as they lie in the file, and say so."""
+    is_plain = reads_faster_plain(check_header(path).types)
+    if is_plain:
+        log.info("%s stays as it lies in the file: this CPU reads faster so", path.name)
+    return is_plain
 
 
 def _bind(on_progress: LoadProgress | None, role: Role) -> Callable[[float], None] | None:

@@ -7,6 +7,7 @@ import platform
 import re
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ def evaluate(
             models=manifest.models,
             rule=settings.systems[0].rule,
             weights=settings.systems[0].options["weights"],
-            context=settings.context,
+            context=replace(settings.context, reads="reads" in plan.configuration["context"]),
             n_parallel=settings.parallel,
             # As many threads as fit this moment's load would change the last bits of logits.
             n_threads=settings.context.n_threads or backend_info().physical_cores,

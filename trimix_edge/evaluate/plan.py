@@ -115,6 +115,7 @@ class Plan:
                 "n_ctx": settings.context.n_ctx,
                 "kv_type": settings.context.kv_type,
                 **({"repeatable": True} if settings.context.repeatable else {}),
+                **({"reads": True} if _reads(settings, cells) else {}),
             },
             "split": selection.split,
             "limit": selection.limit,
@@ -190,6 +191,11 @@ def sample_prompts(selection: Selection, templates: Path | None) -> list[tuple[s
         worded = prompts.of(cell)
         found.setdefault(cell.task.name, (cell.name, worded.prompt(cell.items[0], worded.shots)))
     return list(found.values())
+
+
+def _reads(settings: Settings, cells: Collection[Cell]) -> bool:
+    """Whether the models mostly read: where every task is to choose an answer."""
+    return settings.context.reads or all(cell.task.reads for cell in cells)
 
 
 def model_hashes(

@@ -55,6 +55,11 @@ class Task:
         return self.judge == "chrf"
 
     @property
+    def reads(self) -> bool:
+        """Whether its prompts are much longer than its answers: a letter, or a label."""
+        return self.judge in ("letter", "label")
+
+    @property
     def has_labels(self) -> bool:
         return self.judge == "label"
 

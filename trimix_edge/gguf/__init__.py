@@ -12,6 +12,7 @@ from trimix_edge.gguf.reader import GgufFile, LongArray, TensorInfo, read_gguf
 from trimix_edge.gguf.shape import (
     DEFAULT_N_CTX,
     KV_BYTES,
+    MAX_READ_ROWS,
     MAX_ROWS,
     ModelShape,
     n_tokens,
@@ -21,6 +22,7 @@ from trimix_edge.gguf.split import fingerprint, n_file_bytes, part_paths
 __all__ = [
     "DEFAULT_N_CTX",
     "KV_BYTES",
+    "MAX_READ_ROWS",
     "MAX_ROWS",
     "GgufFile",
     "LongArray",

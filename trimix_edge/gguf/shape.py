@@ -17,6 +17,10 @@ MAX_ROWS = 32
 """Rows of logits that one decode may ask for. llama.cpp reserves memory for them: at Qwen2.5's
 vocabulary of 152k, a row for each token of a batch of 512 would take 300 MB."""
 
+MAX_READ_ROWS = 128
+"""The same where known texts are read, each token of which needs a row: at 152k they take 78 MB in
+llama.cpp's result, and as much while it computes. Batches of more tokens are hardly faster."""
+
 _KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 
 

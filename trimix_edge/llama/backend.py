@@ -37,6 +37,10 @@ _REPACKED = {
     "DOTPROD": frozenset({2, 8, 12, 13, 14, 20, 39, 41}),  # also Q8_0, Q5_K, Q6_K, Q1_0
 }
 
+_READ_FASTER_PLAIN = frozenset({10, 12})
+"""Q2_K and Q4_K: with AVX2 or AVX-512, batches of more than about 32 tokens are computed faster
+with the layout of the file than with the other one (tests/benchmarks/reading.py)."""
+
 
 class _LogSink:
     """Turns llama.cpp's pieces of log lines into records, and remembers its complaints."""
@@ -177,10 +181,34 @@ def is_repacked(types: Collection[int]) -> bool:
     Args:
         types: numbers of ``enum ggml_type``, those of all parts of a model.
     """
+    return bool(_repacked_types(types))
+
+
+def _repacked_types(types: Collection[int]) -> set[int]:
     features = _system_features()
     if has_gpu() or "REPACK" not in features:
-        return False
-    return any(not kinds.isdisjoint(types) for name, kinds in _REPACKED.items() if name in features)
+        return set()
+    return {
+        kind
+        for name, kinds in _REPACKED.items()
+        if name in features
+        for kind in kinds.intersection(types)
+    }
+
+
+def reads_faster_plain(types: Collection[int]) -> bool:
+    """Whether llama.cpp reads long texts faster if it leaves tensors of these types as they lie in
+    the file, though it could lay them out anew.
+
+    That holds of x86 and some types; for all others, the layout for generating is the faster one
+    for reading as well. Where AMX computes, it computes both.
+
+    Args:
+        types: as for :func:`is_repacked`.
+    """
+    repacked, features = _repacked_types(types), _system_features()
+    is_plain_x86 = "AVX2" in features and "AMX_INT8" not in features
+    return bool(repacked) and is_plain_x86 and repacked <= _READ_FASTER_PLAIN
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import psutil
 
 from trimix_edge.config import ContextParams
 from trimix_edge.errors import ContextError, DecodeError, PromptCacheError
-from trimix_edge.gguf import KV_BYTES, MAX_ROWS
+from trimix_edge.gguf import KV_BYTES, MAX_READ_ROWS, MAX_ROWS
 from trimix_edge.llama.backend import (
     collected_errors,
     deferred_interrupt,
@@ -73,7 +73,8 @@ class LlamaContext:
         self.tokens: list[list[int]] = [[] for _ in range(params.n_parallel)]
         self.n_ctx = params.n_ctx
         self.n_batch = min(params.n_batch, params.n_ctx * params.n_parallel)
-        self.max_rows = max(MAX_ROWS, params.n_parallel)
+        n_read = min(MAX_READ_ROWS, self.n_batch) if params.reads else 0
+        self.max_rows = max(MAX_ROWS, params.n_parallel, n_read)
         n_cells = params.n_ctx * params.n_parallel
         self.n_kv_bytes = int(model.kv_elements(n_cells) * KV_BYTES[params.kv_type])
         self._check_memory(params)

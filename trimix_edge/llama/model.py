@@ -50,6 +50,7 @@ class LlamaModel:
         vocab_only: read the metadata and the vocabulary, no weights; no context can be made.
         n_vocab: leave out the vocabulary, which is known to have this many tokens: one of 152k
             takes 33 MB. Ids mean nothing to the model then, only its logits do.
+        repack: let llama.cpp lay weights out anew for the CPU (``use_extra_bufts``).
         on_progress: called with 0.0 to 1.0 while the file loads.
 
     Raises:
@@ -64,6 +65,7 @@ class LlamaModel:
         gpu_layers: int = -1,
         vocab_only: bool = False,
         n_vocab: int | None = None,
+        repack: bool = True,
         on_progress: Callable[[float], None] | None = None,
     ) -> None:
         header = check_header(path)
@@ -75,9 +77,10 @@ class LlamaModel:
         params = llama_cpp.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
         params.vocab_only = vocab_only
+        params.use_extra_bufts = repack
         params.load_mode = (
             llama_cpp.LLAMA_LOAD_MODE_NONE
-            if is_repacked(header.types)
+            if repack and is_repacked(header.types)
             else llama_cpp.LLAMA_LOAD_MODE_MMAP
         )
         if n_vocab is not None:

@@ -13,7 +13,13 @@ from trimix_edge.llama.model import LlamaModel
 
 
 def decode_seconds(
-    path: Path, n_vocab: int, sizes: tuple[int, ...], *, seconds: float, threads: int = 0
+    path: Path,
+    n_vocab: int,
+    sizes: tuple[int, ...],
+    *,
+    seconds: float,
+    threads: int = 0,
+    repack: bool = True,
 ) -> dict[int, float]:
     """Time ``llama_decode`` for batches of the given sizes, with logits of the last token.
 
@@ -23,6 +29,7 @@ def decode_seconds(
         sizes: tokens of the batches, each at most 512.
         seconds: each size is repeated for about as long, at least three times.
         threads: 0 for one a physical core.
+        repack: see :class:`LlamaModel`.
 
     Returns:
         Seconds of a batch, by its size: of one of the fastest eighth, as whatever else runs here
@@ -31,7 +38,7 @@ def decode_seconds(
     Raises:
         ModelLoadError, ContextError: llama.cpp can't load the model, or compute with it.
     """
-    with LlamaModel(path, n_vocab=n_vocab) as model:
+    with LlamaModel(path, n_vocab=n_vocab, repack=repack) as model:
         params = llama_cpp.llama_context_default_params()
         params.n_ctx = params.n_batch = params.n_ubatch = max(sizes)
         params.n_seq_max = params.n_outputs_max = 1
