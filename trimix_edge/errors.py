@@ -39,6 +39,21 @@ def notice(message: str) -> None:
     warnings.warn(message, Notice, stacklevel=2)
 
 
+_process = {"is_command_line": False}
+
+
+def take_process() -> None:
+    """Say that this process is the command line's own. There, what ggml can't go on from ends it
+    with one line; a program that uses the library keeps what ggml does, ``abort()``, and whatever
+    the program has set up for that."""
+    _process["is_command_line"] = True
+
+
+def owns_process() -> bool:
+    """Whether :func:`take_process` was called."""
+    return _process["is_command_line"]
+
+
 class TriMixError(Exception):
     """Base of all errors that a caller may want to show to a person."""
 

@@ -49,6 +49,7 @@ from trimix_edge.errors import (
     TriMixError,
     TrioConfigError,
     UsageError,
+    take_process,
 )
 
 app = typer.Typer(
@@ -163,6 +164,7 @@ def _run(arguments: list[str] | None) -> int:
 
 def main() -> None:
     """The console script."""
+    take_process()
     restart_in_utf8()
     has_output = fill_closed_streams()
     use_utf8()

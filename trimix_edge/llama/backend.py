@@ -18,6 +18,8 @@ from types import FrameType
 import llama_cpp
 import psutil
 
+from trimix_edge.errors import owns_process
+
 log = logging.getLogger("trimix_edge.llama")
 log.addHandler(logging.NullHandler())  # silent unless the application sets logging up
 
@@ -100,13 +102,15 @@ def _on_abort(message: bytes) -> None:
 
 @cache
 def init_backend() -> None:
-    """Initialise llama.cpp once in a process, and take over its log and its last words.
+    """Initialise llama.cpp once in a process, and take over its log; in the command line's own
+    process its last words as well.
 
     The callbacks are module globals because llama.cpp keeps bare pointers: were one collected, the
     next log line would crash the interpreter.
     """
     llama_cpp.llama_log_set(_on_log, None)
-    ggml_library("ggml-base").ggml_set_abort_callback(_on_abort)
+    if owns_process():
+        ggml_library("ggml-base").ggml_set_abort_callback(_on_abort)
     llama_cpp.llama_backend_init()
 
 
