@@ -183,3 +183,30 @@ def test_a_trio_that_reads_asks_for_rows_of_whole_batches_and_scores_the_same(
         score = reading.score(text)
     assert trimix.trio.max_rows == 32
     np.testing.assert_allclose(score.fused.logprobs, trimix.score(text).fused.logprobs, atol=1e-3)
+
+
+@pytest.mark.parametrize(("n_batch", "n_parallel"), [(64, 1), (64, 3), (0, 16), (8, 4)])
+def test_texts_that_are_read_together_cost_what_each_costs_alone(
+    trimix: TriMix, tiny: dict[Role, Path], n_batch: int, n_parallel: int
+) -> None:
+    """Pairs of all lengths, longer ones than a batch or the context among them."""
+    pairs = [(word, word * (1 + i)) for i, word in enumerate(WORDS)]
+    texts = [TEXT, TEXT * 5, "ab"]
+    context = ContextParams(
+        n_ctx=256, n_batch=n_batch, n_parallel=n_parallel, kv_type="f32", n_threads=1, reads=True
+    )
+    grid, costs = WeightGrid(tuple(Role)), []
+    with TriMix.load(models=tiny, roles=list(Role), context=context) as reading:
+        for one in (reading, trimix):
+            source = TextSource(one, grid.roles, samples_of(one, texts, pairs), store_bytes=0)
+            pieces = list[tuple[list[int], np.ndarray]]()
+            for piece in source.pieces(""):
+                nats = grid.nll(piece.logits, piece.targets, source.n_vocab)
+                pieces.append((piece.targets.tolist(), nats))
+            costs.append(([t for ids, _ in pieces for t in ids], [n for _, n in pieces]))
+            assert len(costs[-1][0]) == source.n_tokens
+    (ids, nats), (expected_ids, expected) = costs
+    assert ids == expected_ids
+    np.testing.assert_allclose(np.concatenate(nats), np.concatenate(expected), atol=1e-2)
+    if n_parallel == 16:
+        assert len(nats) < len(expected), "fewer batches"

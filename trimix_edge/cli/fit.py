@@ -95,6 +95,7 @@ def command(
     )
     grid = WeightGrid({*manifest.models, *manifest.adapters})
     choice = RuleChoice("saf") if rule == "saf" else None
+    context = machine.context(manifest, reads=True)
     announce_kernels()
     with (
         Bar() as bar,
@@ -103,7 +104,8 @@ def command(
             models=files,
             weights=WeightChoice.AUTO if choice is None else None,
             rule=choice,
-            context=machine.context(manifest, reads=True),
+            context=context,
+            n_parallel=opt.parallel(None, manifest, context) if read or len(texts) > 1 else None,
             on_progress=bar.loading,
         ) as trimix,
     ):

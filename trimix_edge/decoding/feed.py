@@ -63,7 +63,7 @@ class TrioSequence:
         """
         return self._trio.decode(
             [Feed(self._seq, tokens, n_rows, self._roles)],
-            is_cancelled=_never if abortable else None,
+            is_cancelled=never if abortable else None,
         )
 
     def truncate(self, n_past: int) -> None:
@@ -71,7 +71,8 @@ class TrioSequence:
         self._trio.truncate(self._seq, n_past, self._roles)
 
 
-def _never() -> bool:
+def never() -> bool:
+    """For decodes that Ctrl-C alone may stop."""
     return False
 
 

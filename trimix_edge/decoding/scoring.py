@@ -16,6 +16,7 @@ import numpy.typing as npt
 from trimix_kernels import token_logprobs
 
 from trimix_edge.config import FusionWeights, Role
+from trimix_edge.decoding.feed import Feed, never
 from trimix_edge.decoding.trio import Trio
 from trimix_edge.errors import PromptError, UsageError
 from trimix_edge.fusion.rule import FusionRule, TrioLogits
@@ -154,6 +155,60 @@ def teacher_force(
             yield Piece(logits, np.array(tokens[at : at + n], np.int32))
             at += n
         start += stride
+
+
+class Forced(NamedTuple):
+    """A known text: the tokens, and the index of the first one that is a target, at least 1."""
+
+    tokens: Sequence[int]
+    first: int
+
+
+def teacher_force_all(
+    trio: Trio, roles: Collection[Role], texts: Sequence[Forced], stride: int
+) -> Iterator[Piece]:
+    """Run the models over several texts, one after the other or, where they are short, several in
+    one batch: as many in a row as it has tokens, rows of logits and sequences for.
+
+    All places in the contexts are used, so nothing else may run.
+
+    Args:
+        roles, stride: as for :func:`teacher_force`.
+
+    Yields:
+        The targets of all texts, in order, at most ``trio.max_rows`` at once.
+    """
+    group: list[Forced] = []
+    for text in texts:
+        if group and not _fit_together(trio, [*group, text]):
+            yield _read_together(trio, roles, group)
+            group = []
+        if _fit_together(trio, [text]):
+            group.append(text)
+        else:
+            yield from teacher_force(trio, roles, text.tokens, text.first, stride)
+    if group:
+        yield _read_together(trio, roles, group)
+
+
+def _fit_together(trio: Trio, texts: Sequence[Forced]) -> bool:
+    """Whether one batch can read these texts from beginning to end."""
+    return (
+        len(texts) <= trio.n_parallel
+        and sum(len(text.tokens) - 1 for text in texts) <= trio.n_batch
+        and sum(len(text.tokens) - text.first for text in texts) <= trio.max_rows
+        and max(len(text.tokens) - 1 for text in texts) <= trio.n_ctx
+    )
+
+
+def _read_together(trio: Trio, roles: Collection[Role], texts: Sequence[Forced]) -> Piece:
+    feeds = []
+    for seq, (tokens, first) in enumerate(texts):
+        trio.begin(seq, roles, seq, 0)
+        feeds.append(Feed(seq, tokens[:-1], len(tokens) - first, roles))
+    logits = trio.decode(feeds, is_cancelled=never)
+    targets = [token for tokens, first in texts for token in tokens[first:]]
+    return Piece(logits, np.array(targets, np.int32))
 
 
 class _Tally:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from trimix_kernels import moments, token_logprobs
 
 from trimix_edge.config import FusionWeights, Role, RuleChoice
-from trimix_edge.decoding.scoring import Piece, check_stride, teacher_force
+from trimix_edge.decoding.scoring import Forced, Piece, check_stride, teacher_force_all
 from trimix_edge.errors import PromptError
 from trimix_edge.fusion.by_prompt import GRID, WeightGrid
 from trimix_edge.fusion.rule import TrioLogits
@@ -129,17 +129,14 @@ class TextSource:
         fresh: list[Piece] = []
         done = 0
         stride = check_stride(None, self._trio.n_ctx)
-        for condition, text in self._samples:
-            tokens = [*condition, *text]
-            for piece in teacher_force(
-                self._trio, self._roles, tokens, len(condition) or 1, stride
-            ):
-                yield piece
-                if self._keeps:
-                    fresh.append(Piece(self._copy(piece.logits), piece.targets))
-                done += len(piece.targets)
-                if self._on_progress is not None:
-                    self._on_progress(what, done, self.n_tokens)
+        texts = [Forced([*before, *text], len(before) or 1) for before, text in self._samples]
+        for piece in teacher_force_all(self._trio, self._roles, texts, stride):
+            yield piece
+            if self._keeps:
+                fresh.append(Piece(self._copy(piece.logits), piece.targets))
+            done += len(piece.targets)
+            if self._on_progress is not None:
+                self._on_progress(what, done, self.n_tokens)
         self._kept = fresh
 
     def _copy(self, logits: TrioLogits) -> TrioLogits:
