@@ -17,7 +17,7 @@ from trimix_kernels._jit import njit
 Rows = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int32]
 
-_BLOCK = 4096
+_BLOCK = 2048
 _INF = 0x7F800000
 """Infinity in :func:`_order`; -inf is ``-_INF - 1``, and whatever lies beyond the two is NaN."""
 _NAN = 0x7FFFFFFF
@@ -59,9 +59,19 @@ def _row_argmax(row: Rows) -> int:
         key = _block_max(bits[block : block + _BLOCK])
         if key > top:
             top, start = key, block
+    return _first(bits, start, top)
+
+
+@njit
+def _first(bits: Ids, start: int, top: np.int32) -> int:
+    """Index of the first element that is ``top`` in :func:`_order`, in the block from ``start``.
+
+    Returns:
+        -1 where ``top`` is -inf or NaN.
+    """
     if top == -_INF - 1 or top > _INF:
         return -1
-    for i in range(start, min(start + _BLOCK, row.size)):
+    for i in range(start, min(start + _BLOCK, bits.size)):
         key = _order(bits[i])
         if key == top or (key == -1 and top == 0):
             return i
@@ -82,9 +92,17 @@ def fuse_two(
     """
     for r in range(out.shape[0]):
         row_a, row_b, row = a[r], b[r], out[r]
-        for i in range(row.size):
-            row[i] = weight_a * row_a[i] + weight_b * row_b[i]
-        best[r] = _row_argmax(row)
+        bits = row.view(np.int32)
+        top, start = np.int32(-_INF - 1), 0
+        for block in range(0, row.size, _BLOCK):  # its maximum is taken while the cache holds it
+            end = block + _BLOCK
+            part_a, part_b, part = row_a[block:end], row_b[block:end], row[block:end]
+            for i in range(part.size):
+                part[i] = weight_a * part_a[i] + weight_b * part_b[i]
+            key = _block_max(bits[block:end])
+            if key > top:
+                top, start = key, block
+        best[r] = _first(bits, start, top)
 
 
 @njit
@@ -104,9 +122,18 @@ def fuse_three(
     """
     for r in range(out.shape[0]):
         row_a, row_b, row_c, row = a[r], b[r], c[r], out[r]
-        for i in range(row.size):
-            row[i] = weight_a * row_a[i] + weight_b * row_b[i] + weight_c * row_c[i]
-        best[r] = _row_argmax(row)
+        bits = row.view(np.int32)
+        top, start = np.int32(-_INF - 1), 0
+        for block in range(0, row.size, _BLOCK):
+            end = block + _BLOCK
+            part_a, part_b, part_c = row_a[block:end], row_b[block:end], row_c[block:end]
+            part = row[block:end]
+            for i in range(part.size):
+                part[i] = weight_a * part_a[i] + weight_b * part_b[i] + weight_c * part_c[i]
+            key = _block_max(bits[block:end])
+            if key > top:
+                top, start = key, block
+        best[r] = _first(bits, start, top)
 
 
 @njit
