@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
-from statistics import median_high
 
 
 class Arm:
-    """What one choice brought in its last rounds.
+    """What one choice brought in its last rounds: work and seconds, each an exponential
+    recency-weighted average (Sutton and Barto, section 2.5), as the machine's speed changes.
 
-    A round that took more than ``STALL`` times their median was another program's doing, and is not
-    counted: one stall of the machine would outweigh dozens of rounds.
+    A round that took more than ``STALL`` times the average was another program's doing, and counts
+    as so many rounds only: one stall of the machine would outweigh dozens of rounds.
     """
 
     STALL = 4.0
@@ -20,15 +19,19 @@ class Arm:
         self.n_rounds = 0
         self.rate = 0.0
         """Work a second; 0 before the first round."""
-        self._rounds: deque[tuple[float, float]] = deque(maxlen=window)
+        self._window = window
+        self._work = 0.0
+        self._seconds = 0.0
 
     def learn(self, work: float, seconds: float) -> None:
+        if self.n_rounds and seconds > self.STALL * self._seconds:
+            share = self.STALL * self._seconds / seconds
+            work, seconds = work * share, seconds * share
         self.n_rounds += 1
-        self._rounds.append((work, seconds))
-        longest = self.STALL * median_high(s for _, s in self._rounds)
-        counted = [(w, s) for w, s in self._rounds if s <= longest]
-        total = sum(s for _, s in counted)
-        self.rate = sum(w for w, _ in counted) / total if total else 0.0
+        step = 1 / min(self.n_rounds, self._window)
+        self._work += step * (work - self._work)
+        self._seconds += step * (seconds - self._seconds)
+        self.rate = self._work / self._seconds if self._seconds else 0.0
 
 
 class EpsilonGreedy:
@@ -42,7 +45,7 @@ class EpsilonGreedy:
 
     Args:
         arms: the choices; the first one is the default.
-        window: rounds of a choice that count: few follow a change at once, many are surer.
+        window: rounds of a choice that count most: few follow a change at once, many are surer.
     """
 
     EPSILON = 0.01
