@@ -84,6 +84,8 @@ def test_licences_of_models_and_programs_go_along(bundle: Path) -> None:
     assert "large_ins.gguf" in overview
     (text,) = (bundle / "licences").glob("trimix-edge-*/LICENSE")
     assert text.read_text() == "Apache License, the whole text"
+    assert "libfake, inside of those: LICENSE.libfake" in overview
+    assert [path.name for path in (bundle / "licences").glob("LICENSE*")] == ["LICENSE.libfake"]
 
 
 def test_a_tar_file_holds_the_same(run: Run, bundle: Path, trio: Path, wheelhouse: Path) -> None:

@@ -93,4 +93,6 @@ def make_wheelhouse(folder: Path, machine: str = HERE.machine) -> Path:
             {"llama_cpp_fake/lib/libllama.so": library(machine),
              "llama_cpp_fake/level.txt": level.encode()},
         )  # fmt: skip
+    (folder / "LICENSE.libfake").write_text("of a library inside of a wheel")
+    (folder / "LICENSE.$(x)\n").write_text("of nobody")
     return folder

@@ -20,6 +20,7 @@ SENTENCE = "Open the file."
 """What the installation tests itself with."""
 
 _MAX_SENTENCE = 2000
+_VENV = 30_000_000  # pip itself; compiled Python files are the fifth quarter of a wheel
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def make_bundle(
         Entry("check.py", _resource("check.py")),
         Entry("bundle.conf", "".join(f"{k}={v}\n" for k, v in facts.items()).encode()),
         Entry("selftest.txt", (sentence.rstrip("\n") + "\n").encode()),
-        *licence_entries(trio, house.wheels),
+        *licence_entries(trio, house.wheels, house.licences),
         *wheels,
         *trio.entries,
     ]
@@ -118,7 +119,7 @@ def _facts(house: Wheelhouse, trio: TrioFiles, version: str) -> dict[str, str]:
         "pythons": " ".join(f"{major}.{minor}" for major, minor in house.pythons),
         "levels": " ".join(house.by_level),
         "glibc": f"2.{house.glibc()}",
-        "needs": str(unpacked // len(house.pythons) + models),
+        "needs": str(unpacked // len(house.pythons) * 5 // 4 + models + _VENV),
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable
+from pathlib import Path
 
 from trimix_edge.bundling.trio import TrioFiles
 from trimix_edge.bundling.wheels import Wheel
@@ -13,13 +14,16 @@ from trimix_edge.gguf import GgufFile
 FOLDER = "licences"
 OVERVIEW = f"{FOLDER}/README.txt"
 _MAX_FILES = 100
+_HOMES = ("homepage", "home", "source", "source code", "repository", "github", "documentation")
 _FACTS = ("name", "author", "organization", "license", "license.name", "license.link", "url",
           "repo_url", "source.url", "source.repo_url", "base_model.0.name",
           "base_model.0.organization", "base_model.0.repo_url")  # fmt: skip
 
 
-def licence_entries(trio: TrioFiles, wheels: Collection[Wheel]) -> list[Entry]:
-    """An overview, and the licence texts out of the wheels."""
+def licence_entries(
+    trio: TrioFiles, wheels: Collection[Wheel], others: Collection[Path]
+) -> list[Entry]:
+    """An overview, and the licence texts out of the wheels and beside them."""
     lines = [
         "Who made what is in this folder, and what may be done with it.",
         "",
@@ -46,6 +50,9 @@ def licence_entries(trio: TrioFiles, wheels: Collection[Wheel]) -> list[Entry]:
             lines.append(f"  {home}")
         if not files:
             lines.append("  Its wheel holds no licence text.")
+    for path in others:
+        entries.append(Entry(f"{FOLDER}/{path.name}", path))
+        lines.append(f"{path.name.partition('.')[2]}, inside of those: {path.name}")
     return [Entry(OVERVIEW, ("\n".join(lines) + "\n").encode()), *entries]
 
 
@@ -82,5 +89,9 @@ def _home(wheel: Wheel) -> str:
     """The project's address, as its metadata names it."""
     if page := wheel.metadata.get("Home-page"):
         return plain(str(page))
-    urls = wheel.metadata.get_all("Project-URL") or ()
-    return plain(str(urls[0]).partition(",")[2]) if urls else ""
+    urls = dict(
+        str(u).split(", ", 1) for u in wheel.metadata.get_all("Project-URL") or () if ", " in u
+    )
+    by_label = {label.lower(): url for label, url in urls.items()}
+    found = (by_label[label] for label in _HOMES if label in by_label)
+    return plain(next(found, ""))

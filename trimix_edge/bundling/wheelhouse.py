@@ -4,6 +4,7 @@ A wheelhouse is a folder as ``make wheels`` makes it::
 
     numpy-2.4.6-cp311-cp311-manylinux_2_27_x86_64.whl, ...    for any processor
     x86-64-v3/llama_cpp_python-0.3.36-py3-none-linux_x86_64.whl    for one kind of them
+    LICENSE.llama.cpp                  of what was compiled, and names no licence in its wheel
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class Wheelhouse:
         by_level: llama.cpp's, by kind of processor.
         pythons: versions for which nothing is missing, the oldest first.
         lacking: what keeps another version from being served.
+        licences: texts that lie beside the wheels.
     """
 
     target: Target
@@ -39,6 +41,7 @@ class Wheelhouse:
     by_level: Mapping[str, Wheel]
     pythons: tuple[Python, ...]
     lacking: tuple[str, ...]
+    licences: tuple[Path, ...]
 
     @property
     def wheels(self) -> tuple[Wheel, ...]:
@@ -87,8 +90,14 @@ def read_wheelhouse(folder: Path, target: Target, version: str) -> Wheelhouse:
         raise BundleError(f"{folder} lacks {what}: make wheels TARGET={target.name} fetches all")
     return Wheelhouse(
         target, tuple(chosen[path] for path in sorted(chosen)), found, tuple(pythons),
-        tuple(lacking),
+        tuple(lacking), tuple(_licences(folder)),
     )  # fmt: skip
+
+
+def _licences(folder: Path) -> Iterable[Path]:
+    for path in sorted(folder.glob("LICENSE.*")):
+        if re.fullmatch(r"[A-Za-z0-9._-]{1,80}", path.name) and path.is_file():
+            yield path
 
 
 def _llama(folder: Path, target: Target) -> Wheel | None:

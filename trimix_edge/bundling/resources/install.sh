@@ -68,7 +68,7 @@ to=$(CDPATH='' cd -- "$to" && pwd)
 
 echo "Installing into $to with Python $version, for processors of the kind $level"
 "$python" -I -m venv "$to/venv" || fail "Python could not make a virtual environment in $to"
-"$to/venv/bin/python" -I -m pip --isolated install --quiet --no-index --no-cache-dir \
+"$to/venv/bin/python" -I -m pip --isolated install --quiet --no-index --no-cache-dir --no-compile \
     --disable-pip-version-check --find-links "$here/wheels" --find-links "$here/wheels/$level" \
     'trimix-edge[serve]' || fail "the wheels could not be installed into $to (see above)"
 cp -R -- "$here/trio" "$here/licences" "$here/README.txt" "$here/start.sh" "$to/" \
