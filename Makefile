@@ -121,6 +121,8 @@ wheels: $(LEVELS_$(ARCH):%=$(WHEELS)/%/built)
 			"$$(echo dist/wheels/own/*.whl)[serve]"; \
 	done
 	rm $(WHEELS)/llama_cpp_python-*.whl
+	cp $(SOURCE)/vendor/llama.cpp/LICENSE $(WHEELS)/LICENSE.llama.cpp
+	cp $(wildcard /usr/share/doc/libgomp1$(if $(GCC),-*-cross)/copyright) $(WHEELS)/LICENSE.libgomp
 	@du -sh $(WHEELS)
 
 $(WHEELS)/%/built: $(SOURCE) | .venv/dev

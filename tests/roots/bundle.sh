@@ -1,5 +1,5 @@
 #!/bin/sh
-# A bundle is installed in a bare Debian 12 without any network, and translates: bundle.sh TARGET.
+# A bundle is installed in a bare Debian 12 without any network, and translates: bundle.sh TARGET [CPU].
 # Run by `make test-bundle`, as root; for linux-aarch64 under emulation, as both kinds of Raspberry Pi.
 set -eu
 cd "$(dirname "$0")/../.."
@@ -11,6 +11,7 @@ linux-x86_64) arch=amd64 cpus=max ;;
 linux-aarch64) arch=arm64 cpus="cortex-a72 cortex-a76" ;;
 *) die "the target is linux-x86_64 or linux-aarch64, not $target" ;;
 esac
+cpus=${2:-$cpus}
 root=$PWD/.cache/root-$arch
 make_root "$arch"
 started=$(date +%s)
