@@ -16,6 +16,9 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import save_file
 
+GREEDY_TRIO = Path(__file__).parent / "greedy"
+"""A manifest that asks for greedy decoding, which files alone would not have."""
+
 Tensors = dict[str, npt.NDArray[np.float32]]
 
 END, TURN, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from trimix_edge.errors import UsageError
 
@@ -184,6 +184,12 @@ class SamplingParams:
     A ``temperature`` of 0 takes the likeliest token after penalties and grammar. The neutral value
     of each field switches its sampler off. ``seed`` ``None`` draws one.
     """
+
+    def __new__(cls, *args: object, **named: object) -> Any:
+        self = super().__new__(cls)
+        own = {*named, *(f.name for f in fields(cls)[: len(args)])}
+        object.__setattr__(self, "named", frozenset(own))  # a default that was named counts too
+        return self
 
     temperature: float = 0.0
     top_k: int = 40

@@ -179,6 +179,8 @@ def overlay(
 ) -> Settings:
     """Settings laid over others: fields that are named, or differ from their default, win.
 
+    Where all fields of ``given`` are named, as by :func:`dataclasses.replace`, those that differ.
+
     Args:
         base: the manifest's.
         given: of the same kind, or a mapping of its fields.
@@ -191,7 +193,9 @@ def overlay(
     defaults = {f.name: getattr(kind(), f.name) for f in fields(kind)}
     over: dict[str, Any] = {}
     if isinstance(given, kind):
-        over = {n: getattr(given, n) for n, v in defaults.items() if getattr(given, n) != v}
+        said: frozenset[str] = getattr(given, "named", frozenset())
+        said = said if len(said) < len(defaults) else frozenset()
+        over = {n: v for n in defaults if (v := getattr(given, n)) != defaults[n] or n in said}
     elif isinstance(given, Mapping):
         over = {str(name): value for name, value in given.items()}
     elif given is not None:

@@ -180,3 +180,22 @@ def test_a_trio_that_reads_lines_says_so(run: Run) -> None:
     _, _, err = run("generate", "Save the file.\nClick OK.", "-t", "1", "-n", "2")
     assert "--lines" in err
     assert err.count("\n") == 1
+
+
+def test_files_without_a_manifest_are_sampled_and_a_default_limit_is_told(
+    run: Run, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trimix_edge.decoding import prepare
+
+    own = ("--large-ins", tiny / "large_ins.gguf", "--weights", "1,0", "--ctx", "256")
+    sampled = [run("generate", " save", "-n", "20", "-s", str(s), *own).out for s in range(4)]
+    assert len(set(sampled)) > 1
+    greedy = [run("generate", " save", "-n", "20", "--temp", "0", *own).out for _ in range(2)]
+    assert greedy[0] == greedy[1]
+    monkeypatch.setattr(prepare, "DEFAULT_MAX_TOKENS", 5)
+    code, _, err = run("generate", " save", "-s", "1", *own)
+    assert (code, err) == (
+        0,
+        "trimix-edge: the text was ended at 5 tokens, the limit where none is given: --max-tokens "
+        "-1 is as many as the context holds\n",
+    )

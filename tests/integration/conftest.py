@@ -7,7 +7,7 @@ from pathlib import Path
 
 import llama_cpp
 import pytest
-from tiny_models import write_trio
+from tiny_models import GREEDY_TRIO, write_trio
 
 from trimix_edge import ContextParams, Role, TriMix
 from trimix_edge.llama import backend
@@ -24,7 +24,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[Role, Path]:
 def trimix(tiny: dict[Role, Path]) -> Iterator[TriMix]:
     """All three models, with float32 all the way."""
     context = ContextParams(n_ctx=256, kv_type="f32", n_threads=1)
-    with TriMix.load(models=tiny, roles=list(Role), context=context) as loaded:
+    with TriMix.load(GREEDY_TRIO, models=tiny, roles=list(Role), context=context) as loaded:
         yield loaded
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import llama_cpp
 import pytest
-from tiny_models import CHATML, END, N_VOCAB, TURN_END, edit_gguf
+from tiny_models import CHATML, END, GREEDY_TRIO, N_VOCAB, TURN_END, edit_gguf
 from trimix_convert import convert_checkpoint
 
 from trimix_edge import ContextParams, FusionWeights, Role, TriMix
@@ -125,6 +125,7 @@ class Edited:
     def load(self, changes: dict[str, Any], drop: str = "\0") -> TriMix:
         path = edit_gguf(self._source, self._folder / "edited.gguf", changes, drop=drop)
         return TriMix.load(
+            GREEDY_TRIO,
             models={Role.LARGE_INS: path},
             weights=FusionWeights(1, 0),
             context=ContextParams(n_ctx=256, kv_type="f32", n_threads=1),
@@ -245,12 +246,12 @@ def test_a_prompt_of_another_type_is_told_at_the_call(trimix: TriMix, prompt: An
 def test_a_context_beyond_the_training_is_told(
     tiny: dict[Role, Path], recwarn: pytest.WarningsRecorder
 ) -> None:
-    with TriMix.load(models=tiny, context=ContextParams(n_ctx=512)):
+    with TriMix.load(GREEDY_TRIO, models=tiny, context=ContextParams(n_ctx=512)):
         assert not recwarn.list
     with (
         pytest.warns(
             Notice, match="513 tokens is longer than the 512 that large_ins was trained"
         ) as told,
-        TriMix.load(models=tiny, context=ContextParams(n_ctx=513)),
+        TriMix.load(GREEDY_TRIO, models=tiny, context=ContextParams(n_ctx=513)),
     ):
         assert len(told) == 1

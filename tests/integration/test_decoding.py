@@ -13,7 +13,7 @@ import llama_cpp
 import numpy as np
 import pytest
 from plain_llama import PlainLlama
-from tiny_models import N_VOCAB, WORDS
+from tiny_models import GREEDY_TRIO, N_VOCAB, WORDS
 
 from trimix_edge import ContextParams, FusionWeights, Role, TriMix
 from trimix_edge.decoding.trio import Trio
@@ -54,7 +54,10 @@ def test_a_single_role_generates_what_llama_cpp_generates(
     with (
         PlainLlama(tiny[role]) as plain,
         TriMix.load(
-            models=tiny, weights=FusionWeights.single(role), context=ContextParams(n_threads=1)
+            GREEDY_TRIO,
+            models=tiny,
+            weights=FusionWeights.single(role),
+            context=ContextParams(n_threads=1),
         ) as trimix,
     ):
         for prompt in PROMPTS:
@@ -203,7 +206,7 @@ def test_a_stream_that_has_ended_is_not_overtaken(trimix: TriMix) -> None:
 
 
 def test_what_is_used_after_closing_says_so(tiny: dict[Role, Path]) -> None:
-    trimix = TriMix.load(models=tiny)
+    trimix = TriMix.load(GREEDY_TRIO, models=tiny)
     vocab, lead = trimix.trio.vocab, trimix.trio.lead
     stream = trimix.stream(PROMPTS[0], max_tokens=10)
     next(stream)
@@ -250,7 +253,7 @@ def test_an_error_while_loading_reaches_the_caller(tiny: dict[Role, Path]) -> No
         raise RuntimeError("the caller's own")
 
     with pytest.raises(RuntimeError, match="the caller's own"):
-        TriMix.load(models=tiny, on_progress=stumble)
+        TriMix.load(GREEDY_TRIO, models=tiny, on_progress=stumble)
 
 
 @pytest.mark.parametrize(
@@ -282,5 +285,5 @@ def test_options_that_mean_nothing_are_refused(
 
 def test_files_may_be_named_by_texts(tiny: dict[Role, Path]) -> None:
     named: Any = {role.value: str(path) for role, path in tiny.items()}
-    with TriMix.load(models=named, weights=FusionWeights(0.1, 0.9)) as trimix:
+    with TriMix.load(GREEDY_TRIO, models=named, weights=FusionWeights(0.1, 0.9)) as trimix:
         assert trimix.trio.roles == (Role.LARGE_INS, Role.SMALL_CPT)

@@ -28,7 +28,7 @@ for name in sys.argv[1:]:
     print(json.dumps([name, "started"]), flush=True)
     try:
         with TriMix.load(
-            models={Role.LARGE_INS: Path(name)},
+            GREEDY_TRIO, models={Role.LARGE_INS: Path(name)},
             weights=FusionWeights(1, 0),
             context=ContextParams(n_ctx=64, n_threads=1),
         ) as trimix:

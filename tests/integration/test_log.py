@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiny_models import GREEDY_TRIO
 
 from trimix_edge import Role, TriMix
 from trimix_edge.errors import ModelLoadError
@@ -17,7 +18,7 @@ from trimix_edge.llama.backend import _LogSink, reason
 
 
 def test_nothing_is_printed(tiny: dict[Role, Path], capfd: pytest.CaptureFixture[str]) -> None:
-    with TriMix.load(models=tiny) as trimix:
+    with TriMix.load(GREEDY_TRIO, models=tiny) as trimix:
         trimix.generate(" save", max_tokens=3)
     assert capfd.readouterr() == ("", "")
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from quantize.parts import split
+from tiny_models import GREEDY_TRIO
 
 from trimix_edge import ContextParams, FusionWeights, Role, TriMix
 from trimix_edge.errors import PromptCacheError, TargetError
@@ -21,7 +22,7 @@ PROMPTS = [BEGINNING + end for end in (" click", " close the name", "", " རྫ
 
 
 def load(tiny: dict[Role, Path], context: ContextParams = CONTEXT) -> TriMix:
-    return TriMix.load(models=tiny, weights=FusionWeights(0.5, 0.8), context=context)
+    return TriMix.load(GREEDY_TRIO, models=tiny, weights=FusionWeights(0.5, 0.8), context=context)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_models import Shape, random_tensors, write_gguf
+from tiny_models import GREEDY_TRIO, Shape, random_tensors, write_gguf
 
 from trimix_edge import Generation, Role, TriMix
 from trimix_edge.llama.quantize import quantize
@@ -34,7 +34,9 @@ def quantised(tmp_path_factory: pytest.TempPathFactory) -> dict[Role, Path]:
 
 
 def load(files: dict[Role, Path], **settings: Any) -> TriMix:
-    return TriMix.load(models=files, weights=(0.4, 0.6), n_ctx=1024, repeatable=True, **settings)
+    return TriMix.load(
+        GREEDY_TRIO, models=files, weights=(0.4, 0.6), n_ctx=1024, repeatable=True, **settings
+    )
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +75,9 @@ def test_neither_other_sequences_nor_earlier_prompts_change_a_repeatable_text(
 def test_a_generation_says_that_drafts_other_sequences_or_earlier_prompts_may_have_changed_it(
     quantised: dict[Role, Path],
 ) -> None:
-    with TriMix.load(models=quantised, weights=(0.4, 0.6), n_ctx=1024, n_parallel=2) as trimix:
+    with TriMix.load(
+        GREEDY_TRIO, models=quantised, weights=(0.4, 0.6), n_ctx=1024, n_parallel=2
+    ) as trimix:
         assert not trimix.generate(PROMPTS[0], draft="off", **OPTIONS).batched
         assert trimix.generate(PROMPTS[0], draft="off", **OPTIONS).n_kept
         assert trimix.generate(PROMPTS[0], draft="off", **OPTIONS).batched

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 from plain_llama import PlainLlama
-from tiny_models import N_VOCAB
+from tiny_models import GREEDY_TRIO, N_VOCAB
 
 from trimix_edge import ContextParams, FusionWeights, Plausibility, Role, SamplingParams, TriMix
 from trimix_edge.errors import DecodeError, GrammarError
@@ -52,13 +53,13 @@ def plain(tiny: dict[Role, Path]) -> Iterator[PlainLlama]:
 def single(tiny: dict[Role, Path]) -> Iterator[TriMix]:
     """``large_ins`` alone, with the KV cache of llama.cpp's default."""
     with TriMix.load(
-        models=tiny, weights=FusionWeights(1, 0), context=ContextParams(n_threads=1)
+        GREEDY_TRIO, models=tiny, weights=FusionWeights(1, 0), context=ContextParams(n_threads=1)
     ) as trimix:
         yield trimix
 
 
 def seeded(sampling: SamplingParams, seed: int) -> SamplingParams:
-    return SamplingParams(**{**vars(sampling), "seed": seed})
+    return replace(sampling, seed=seed)
 
 
 @pytest.mark.parametrize("name", SAMPLINGS)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from plain_llama import PlainLlama
-from tiny_models import WORDS
+from tiny_models import GREEDY_TRIO, WORDS
 
 from trimix_edge import ContextParams, FusionWeights, Role, TriMix, values
 from trimix_edge.config import RuleChoice, WeightChoice
@@ -75,7 +75,7 @@ def test_a_long_text_is_read_through_a_window_of_the_stated_stride(
     weights = FusionWeights.single(Role.SMALL_CPT)
     context = ContextParams(n_ctx=20, n_batch=8, n_threads=1)
     with (
-        TriMix.load(models=tiny, weights=weights, context=context) as trimix,
+        TriMix.load(GREEDY_TRIO, models=tiny, weights=weights, context=context) as trimix,
         PlainLlama(tiny[Role.SMALL_CPT]) as plain,
     ):
         tokens = trimix.trio.vocab.tokenize(TEXT)[:50]

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gguf import GGUFReader
+from tiny_models import GREEDY_TRIO
 from trimix_convert import convert_checkpoint
 
 from trimix_edge import (
@@ -196,7 +197,7 @@ def test_a_limit_inside_a_draft_is_kept(trio: TriMix, max_tokens: int) -> None:
 @pytest.mark.parametrize("n_ctx", [24, 25, 40])
 def test_a_full_context_ends_as_it_does_plainly(tiny: dict[Role, Path], n_ctx: int) -> None:
     context = replace(EXACT, n_ctx=n_ctx)
-    with TriMix.load(models=tiny, roles=list(Role), context=context) as trimix:
+    with TriMix.load(GREEDY_TRIO, models=tiny, roles=list(Role), context=context) as trimix:
         for weights in WEIGHTS:
             for result in check(trimix, " save the file", weights=weights, max_tokens=None):
                 assert result.finish_reason == "context"
@@ -208,7 +209,7 @@ def test_small_batches_draft_no_more_than_they_hold(
     tiny: dict[Role, Path], trio: TriMix, n_batch: int
 ) -> None:
     with TriMix.load(
-        models=tiny, roles=list(Role), context=replace(EXACT, n_batch=n_batch)
+        GREEDY_TRIO, models=tiny, roles=list(Role), context=replace(EXACT, n_batch=n_batch)
     ) as trimix:
         plain = generate(trimix, " save the file save the file", OFF, WEIGHTS[0])
         for draft in (Draft(n_batch - 1, p_min=0), AUTO):
@@ -235,7 +236,7 @@ def windowed(tmp_path_factory: pytest.TempPathFactory) -> dict[Role, Path]:
 
 
 def test_a_sliding_window_is_cut_back_exactly(windowed: dict[Role, Path]) -> None:
-    with TriMix.load(models=windowed, weights=WEIGHTS[1], context=EXACT) as trimix:
+    with TriMix.load(GREEDY_TRIO, models=windowed, weights=WEIGHTS[1], context=EXACT) as trimix:
         results = [
             result
             for seed in range(3)

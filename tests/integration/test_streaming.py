@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from tiny_models import N_VOCAB
+from tiny_models import GREEDY_TRIO, N_VOCAB
 
 from trimix_edge import FusionWeights, Plausibility, Role, SamplingParams, TriMix
 from trimix_edge.errors import ContextOverflowError, PromptError, TrioConfigError, UsageError
@@ -108,7 +108,7 @@ def test_a_generation_tells_how_it_was_made(trimix: TriMix) -> None:
 )
 def test_a_role_that_was_not_loaded_is_told(tiny: dict, options: dict) -> None:
     with (
-        TriMix.load(models=tiny, weights=FusionWeights(0.1, 0.9)) as trimix,
+        TriMix.load(GREEDY_TRIO, models=tiny, weights=FusionWeights(0.1, 0.9)) as trimix,
         pytest.raises(TrioConfigError, match="small_base: needed here, but not loaded"),
     ):
         trimix.generate(PROMPT, max_tokens=1, **options)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from tiny_models import (
     END,
+    GREEDY_TRIO,
     N_VOCAB,
     SMALL,
     TURN_END,
@@ -36,7 +37,7 @@ def vocab(tiny: dict[Role, Path]) -> Iterator[Vocab]:
 
 
 def load_with(tiny: dict[Role, Path], role: Role, path: Path) -> TriMix:
-    return TriMix.load(models={**tiny, role: path}, weights=WEIGHTS, context=EXACT)
+    return TriMix.load(GREEDY_TRIO, models={**tiny, role: path}, weights=WEIGHTS, context=EXACT)
 
 
 @pytest.mark.parametrize("role", Role)
@@ -117,7 +118,7 @@ def test_a_differing_control_token_is_told(
 def test_a_control_token_that_is_text_elsewhere_is_told(variant: Callable[..., Path]) -> None:
     files = {Role.LARGE_INS: variant(control_token), Role.SMALL_CPT: variant(plain_text)}
     with pytest.raises(VocabMismatchError) as caught:
-        TriMix.load(models=files)
+        TriMix.load(GREEDY_TRIO, models=files)
     expected = f"id {N_VOCAB - 2} ('[START]') is a control token in large_ins and plain text in"
     assert expected in str(caught.value)
 
@@ -159,7 +160,7 @@ def test_vocabularies_are_compared_before_weights_are_read(
     loading: list[Role] = []
     files = {**tiny, Role.SMALL_CPT: variant(another_token)}
     with pytest.raises(VocabMismatchError):
-        TriMix.load(models=files, on_progress=lambda role, part: loading.append(role))
+        TriMix.load(GREEDY_TRIO, models=files, on_progress=lambda role, part: loading.append(role))
     assert not loading
 
 
@@ -190,11 +191,11 @@ def test_a_role_of_weight_zero_is_not_loaded_and_may_lack_its_file(
 ) -> None:
     missing = tmp_path / "missing.gguf"
     files = {**tiny, Role.SMALL_BASE: missing}
-    with TriMix.load(models=files, weights=FusionWeights(0.1, 0.9)) as trimix:
+    with TriMix.load(GREEDY_TRIO, models=files, weights=FusionWeights(0.1, 0.9)) as trimix:
         assert trimix.trio.roles == (Role.LARGE_INS, Role.SMALL_CPT)
         assert trimix.generate(" save", max_tokens=2).token_ids
     files = {Role.LARGE_INS: missing, Role.SMALL_CPT: tiny[Role.SMALL_CPT]}
-    with TriMix.load(models=files, weights=FusionWeights(0, 1)) as trimix:
+    with TriMix.load(GREEDY_TRIO, models=files, weights=FusionWeights(0, 1)) as trimix:
         assert trimix.trio.roles == (Role.SMALL_CPT,)
 
 
@@ -207,7 +208,7 @@ def test_the_template_is_that_of_large_ins_even_where_its_weight_is_zero(
         {"tokenizer.chat_template": "[{{ bos_token }}]"},
     )
     files = {**tiny, Role.LARGE_INS: own}
-    with TriMix.load(models=files, weights=FusionWeights(0, 1)) as trimix:
+    with TriMix.load(GREEDY_TRIO, models=files, weights=FusionWeights(0, 1)) as trimix:
         assert trimix.trio.roles == (Role.SMALL_CPT,)
         ids = trimix.tokenize("hello", chat=True)
         assert trimix.trio.vocab.detokenize(ids) == b"[]"
@@ -220,7 +221,9 @@ def test_a_conversation_begins_with_one_bos_whoever_writes_it(
 ) -> None:
     changes = {"tokenizer.ggml.add_bos_token": True, "tokenizer.chat_template": template}
     own = edit_gguf(tiny[Role.LARGE_INS], tmp_path / "own.gguf", changes)
-    with TriMix.load(models={Role.LARGE_INS: own}, weights=FusionWeights(1, 0)) as trimix:
+    with TriMix.load(
+        GREEDY_TRIO, models={Role.LARGE_INS: own}, weights=FusionWeights(1, 0)
+    ) as trimix:
         ids = trimix.tokenize("ignored", chat=True)
         assert ids[0] == trimix.trio.vocab.bos
         assert trimix.trio.vocab.bos not in ids[1:]

@@ -95,7 +95,7 @@ def test_silence_means_the_papers_weights_and_greedy(tmp_path: Path) -> None:
         ("[sampling]\ntop_k = 1.5", "sampling.top_k must be a whole number"),
         ("[sampling]\ngrammar = 1", "sampling.grammar must be a string"),
         ("[generation]\nchat = 1", "generation.chat must be true or false"),
-        ("[generation]\nmax_tokens = -1", "generation.max_tokens is -1"),
+        ("[generation]\nmax_tokens = -2", "generation.max_tokens is -2"),
         ("[generation]\nmax_tokens = 1.0", "generation.max_tokens must be a whole number"),
         ("[generation]\nstop = 'x'", "generation.stop must be a list of strings"),
         ("[generation]\nstop = [1]", "generation.stop must be a list of strings"),

@@ -236,7 +236,7 @@ def command(
         manifest=manifest,
         systems=System.choose(weights or [], rule or [], mask, manifest, dev=dev),
         context=context,
-        sampling=SamplingParams() if greedy else manifest.sampling,
+        sampling=SamplingParams() if greedy or manifest.path is None else manifest.sampling,
         chat=manifest.chat if chat is None else chat,
         templates=templates,
         judge=parse_judge(judge),

@@ -66,7 +66,14 @@ Greedy = Annotated[
     bool, _option("The bare fused argmax, every sampler off.", _SAMPLING, "--greedy")
 ]
 Temperature = Annotated[
-    float | None, _option("0 takes the likeliest token.", _SAMPLING, "--temperature", "--temp")
+    float | None,
+    _option(
+        "0 takes the likeliest token. If absent, what the trio says; 0.8 for files without a "
+        "trio.toml.",
+        _SAMPLING,
+        "--temperature",
+        "--temp",
+    ),
 ]
 TopK = Annotated[int | None, _option("Keep the k likeliest tokens; 0 is off.", _SAMPLING)]
 TopP = Annotated[
@@ -124,7 +131,12 @@ Grammar = Annotated[
 MaxTokens = Annotated[
     int | None,
     typer.Option(
-        "--max-tokens", "--n-predict", "-n", help="Tokens to generate at most.", show_default=False
+        "--max-tokens",
+        "--n-predict",
+        "-n",
+        help="Tokens to generate at most; -1 is as many as the context holds. What the trio says, "
+        "or 1024, if absent.",
+        show_default=False,
     ),
 ]
 Stop = Annotated[

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TextIO
 
+from trimix_edge.cli.flags import name_flags
 from trimix_edge.errors import Notice, PromptError
 
 
@@ -96,7 +97,7 @@ def shown_notices() -> Iterator[None]:
         ) -> None:
             if not issubclass(category, Notice):
                 others(message, category, filename, lineno, file, line)
-            elif (text := one_line(message)) not in told:
+            elif (text := name_flags(one_line(message))) not in told:
                 told.add(text)
                 print("trimix-edge:", text, file=sys.stderr)
 

@@ -49,7 +49,11 @@ class EngineLoop:
     def step(self) -> list[tuple[Run, GenerationChunk]]:
         """Run one step, and say what it brought."""
         with self._stepping():
-            return self._step()
+            events = self._step()
+        for run, chunk in events:
+            if chunk.finish_reason is not None:
+                run.tell()
+        return events
 
     def next_chunk(self, run: Run) -> GenerationChunk | None:
         """The next chunk of a run, None after the last; steps the engine until it is there.

@@ -29,10 +29,12 @@ class GenerationOptions:
 
     Attributes:
         chat: send a text through the chat template, as one user turn.
-        max_tokens: at most this many; -1 for as many as the context holds.
+        max_tokens: at most this many; -1 for as many as the context holds. Where the manifest says
+            nothing either, 1,024.
         stop: the text ends before any of these strings.
-        sampling: several sampler settings at once, laid over the manifest's: those that differ from
-            their default. Single ones, by llama.cpp's names, win over it.
+        sampling: several sampler settings at once, laid over the manifest's: those that are named.
+            Single ones, by llama.cpp's names, win over it. Files without a manifest have
+            llama.cpp's defaults, a temperature of 0.8 among them.
         seed: of the draws; None draws one.
         grammar: GBNF.
         logit_bias: what is added to the fused logits of single tokens.

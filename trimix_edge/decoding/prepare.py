@@ -24,6 +24,10 @@ Prompt = str | Sequence[Message] | Sequence[int]
 """A text that is continued, a conversation that goes through the chat template, or token ids."""
 
 
+DEFAULT_MAX_TOKENS = 1024
+"""Where neither the call nor the manifest says a number: a text that loops must end some day."""
+
+
 class Preparation:
     """What turns prompts into tokens, and a call's options over the manifest's into a run.
 
@@ -97,7 +101,8 @@ class Preparation:
             parse_special=options.parse_special,
             template_kwargs=options.template_kwargs,
         )
-        max_tokens = manifest.max_tokens if options.max_tokens is None else options.max_tokens
+        asked = manifest.max_tokens if options.max_tokens is None else options.max_tokens
+        max_tokens = DEFAULT_MAX_TOKENS if asked is None else asked
         stop = manifest.stop if options.stop is None else options.stop
         draft = manifest.draft if options.draft is None else values.draft(options.draft)
         if self._trio.context.repeatable:
@@ -118,7 +123,7 @@ class Preparation:
             prompt=tokens,
             rule=rule,
             sampler=sampler,
-            max_tokens=None if max_tokens is None or max_tokens < 0 else max_tokens,
+            max_tokens=None if max_tokens < 0 else max_tokens,
             draft=draft,
             ignore_end=options.ignore_eos,
             top=options.top,
@@ -126,7 +131,13 @@ class Preparation:
             reuse=options.cache_prompt,
             on_progress=options.on_progress,
         )
-        return Run(sequence, sampler.seed, self._trio.vocab.token_bytes, values.stop(stop))
+        return Run(
+            sequence,
+            sampler.seed,
+            self._trio.vocab.token_bytes,
+            values.stop(stop),
+            is_limit_asked=asked is not None,
+        )
 
     def fusion_rule(
         self,

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from trimix_edge.config import FusionWeights, Role
+from trimix_edge.decoding.repetition import Repetition, repetition
 from trimix_edge.decoding.sequence import DraftCounts, FinishReason, Sequence, Timings, Token
 from trimix_edge.decoding.text import TextStream
-from trimix_edge.errors import UsageError
+from trimix_edge.errors import UsageError, notice
 
 _Item = TypeVar("_Item")
 
@@ -64,6 +65,7 @@ class Generation:
             before, in batches that another prompt had cut. llama.cpp rounds otherwise then: where
             two tokens are nearly equally likely, another batch can choose the other one. Never
             with ``repeatable``.
+        repetition: the loop that the text ends in; None where it does not.
     """
 
     text: str
@@ -79,6 +81,7 @@ class Generation:
     top: list[list[tuple[int, float]]] | None = None
     shares: list[Mapping[Role, float]] | None = None
     batched: bool = False
+    repetition: Repetition | None = None
 
 
 @dataclass(eq=False)
@@ -88,6 +91,7 @@ class Run:
     Attributes:
         sequence: its tokens.
         seed: of its sampler.
+        is_limit_asked: whether somebody has asked for the limit of tokens.
         finished: whether its last chunk is there.
     """
 
@@ -95,6 +99,7 @@ class Run:
     seed: int
     token_bytes: Callable[[int], bytes]
     stop: Iterable[str] = ()
+    is_limit_asked: bool = True
     finished: bool = False
     _chunks: deque[GenerationChunk] = field(default_factory=deque)
     _all: list[GenerationChunk] = field(default_factory=list)
@@ -188,6 +193,8 @@ class Run:
         """
         if self._chunks:
             chunk = self._chunks.popleft()
+            if chunk.finish_reason is not None:
+                self.tell()
             if chunk.token_id != NO_TOKEN or chunk.text:
                 return chunk
         if self._abandoned:
@@ -195,6 +202,20 @@ class Run:
         if self.error is not None:
             raise self.error
         return None
+
+    def tell(self) -> None:
+        """Say, as notices, what a person should know of how the text ended."""
+        sequence = self.sequence
+        if sequence.finish_reason == "length" and not self.is_limit_asked:
+            notice(
+                f"the text was ended at {sequence.max_tokens} tokens, the limit where none is "
+                f"given: max_tokens -1 is as many as the context holds"
+            )
+        if repetition(sequence.generated):
+            notice(
+                "a text repeats its last words over and over: a higher temperature or "
+                "repeat_penalty may help"
+            )
 
     def result(self) -> Generation:
         """What came of it, once it has finished."""
@@ -214,6 +235,7 @@ class Run:
             top=_all_of([chunk.top for chunk in chunks], sequence.top > 0),
             shares=_all_of([chunk.shares for chunk in chunks], sequence.explain),
             batched=sequence.batched or sequence.n_kept > 0,
+            repetition=repetition(sequence.generated),
         )
 
 

@@ -160,8 +160,8 @@ def cases(trimix: TriMix, acceptance: float | None) -> list[Case]:
             fusions["three models"] = FusionWeights(0.3, 0.9)
     samplings = {"": SamplingParams()}
     if acceptance is None:
-        samplings = {"": trimix.manifest.sampling}
-        samplings[", sampled"] = replace(trimix.manifest.sampling, temperature=0.8, seed=1)
+        given = trimix.manifest.sampling if trimix.manifest.path else SamplingParams()
+        samplings = {"": given, ", sampled": replace(given, temperature=0.8, seed=1)}
     for fusion, weights in fusions.items():
         if not set(weights.roles) <= set(roles):
             continue

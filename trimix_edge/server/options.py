@@ -68,9 +68,10 @@ def _max_tokens(request: ChatRequest | CompletionRequest) -> int | None:
     if not given:
         return None
     name, value = next(iter(given.items()))
-    if value == 0:
+    limit = int(value)
+    if limit == 0:
         raise ApiError(400, f"{name} is 0: ask for one token at least", param=name)
-    return None if value < 0 else value
+    return limit
 
 
 def _weights(request: GenerationRequest) -> str | tuple[float, float]:

@@ -21,7 +21,7 @@ repeat_penalty = 1.1
 [generation]
 chat = true                           # prompts go through the chat template of large_ins
 lines = true                          # a prompt is one line: a notice tells of generate --lines
-max_tokens = 256
+max_tokens = 256                      # -1: as many as the context holds
 stop = ["\\n"]
 draft = "auto"                        # or "off", or a number of tokens
 
@@ -65,6 +65,10 @@ DEFAULT_TRIO = "dzongkha"
 PAPER_WEIGHTS = FusionWeights(0.1, 0.9)
 """The pair that the paper's method chose in most of its settings; ``small_base`` is not needed."""
 
+OWN_SAMPLING = SamplingParams(temperature=0.8)
+"""llama.cpp's defaults, for files that bring no settings of their own. Greedy decoding of small
+models, without penalties, tends to loop."""
+
 BOM = "\ufeff"  # some editors write one
 _CONTEXT_KEYS = ("n_ctx", "n_batch", "kv_type")
 _SAMPLING_KEYS = tuple(f.name for f in fields(SamplingParams) if f.name != "logit_bias")
@@ -105,7 +109,7 @@ class TrioManifest:
         """
         files_given = dict(models or {})
         if trio is None and files_given:
-            return cls(name="files", models=files_given)
+            return cls(name="files", models=files_given, sampling=OWN_SAMPLING)
         path = embedded_trios()[DEFAULT_TRIO] if trio is None else _locate(trio)
         manifest = cls.read(path)
         return replace(
@@ -149,8 +153,8 @@ class TrioManifest:
         mask = fusion.text("plausibility")
         normalizer = table.text("normalizer")
         max_tokens = generation.integer("max_tokens")
-        if max_tokens is not None and max_tokens < 0:
-            raise UsageError(f"generation.max_tokens is {max_tokens}, it can't be negative")
+        if max_tokens is not None and max_tokens < -1:
+            raise UsageError(f"generation.max_tokens is {max_tokens}: -1 is no limit")
         return cls(
             name=table.text("name") or path.parent.name,
             description=table.text("description") or "",
