@@ -19,6 +19,9 @@ FIELDS = {
     "weights",
     "seed",
     "n_kept",
+    "tokens",
+    "batched",
+    "repetition",
     "draft",
     "timings",
 }
@@ -199,3 +202,42 @@ def test_files_without_a_manifest_are_sampled_and_a_default_limit_is_told(
         "trimix-edge: the text was ended at 5 tokens, the limit where none is given: --max-tokens "
         "-1 is as many as the context holds\n",
     )
+
+
+def test_json_lines_are_the_tokens_and_the_last_one_is_the_whole(run: Run, tiny: Path) -> None:
+    code, out, err = run(
+        "generate", tiny, " save", "--json", "--stream", "--logprobs", "3", "--explain"
+    )
+    assert (code, err) == (0, "")
+    *tokens, whole = map(json.loads, out.splitlines())
+    assert [token["token_id"] for token in tokens] == whole["token_ids"]
+    assert "".join(token["text"] for token in tokens) == whole["text"]
+    assert [token["logprob"] for token in tokens] == whole["logprobs"]
+    assert [token["shares"] for token in tokens] == whole["shares"]
+    assert whole["top_logprobs"] == [token["top_logprobs"] for token in tokens]
+    assert tokens[-1]["finish_reason"] == whole["finish_reason"]
+    for token, text in zip(tokens, whole["tokens"], strict=True):
+        assert bytes(token["bytes"]).decode("utf-8", "replace") == text
+        best = token["top_logprobs"][0]  # greedy
+        assert (best["token_id"], best["logprob"]) == (token["token_id"], token["logprob"])
+        assert [len(own) for own in token["models"].values()] == [3, 3, 3]
+    plain = generate(run, tiny, " save")
+    assert plain["text"] == whole["text"]
+    assert "logprobs" not in plain
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--stream"], "--stream is for --json"),
+        (["--json", "--lines", "--stream"], "not for --lines"),
+        (["--logprobs", "2"], "--logprobs is for --json"),
+        (["--json", "--logprobs", "21"], "it must be a whole number from 0 to 20"),
+    ],
+)
+def test_flags_of_json_without_it_are_refused(
+    run: Run, tiny: Path, flags: list[str], told: str
+) -> None:
+    code, out, err = run("generate", tiny, " save", *flags)
+    assert (code, out) == (2, "")
+    assert told in err

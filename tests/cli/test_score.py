@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from trimix_edge import TriMix, values
+from trimix_edge.trios.manifest import TrioManifest
 
 Run = Callable[..., Any]
 TEXT = " save the file and open the window རྫོང་ཁ"
@@ -112,11 +115,27 @@ def test_two_models_choose_among_pairs_that_leave_nothing_over(run: Run, tiny: P
     assert found["weights"]["small_base"] == pytest.approx(0, abs=1e-9)
 
 
-def test_explain_prints_the_same_text_and_a_legend(run: Run, tiny: Path) -> None:
+def test_explain_in_a_pipe_prints_each_piece_with_the_shares_of_the_models(
+    run: Run, tiny: Path
+) -> None:
     plain = run("generate", tiny, TEXT)
     code, out, err = run("generate", tiny, TEXT, "--explain")
-    assert (code, out) == (0, plain.out)
-    assert all(role in err for role in ("large_ins", "small_cpt", "small_base"))
+    *lines, last = out.split("\n")[:-1]
+    pieces = [line.split("\t") for line in lines]
+    assert (code, "".join(json.loads(text) for text, _ in pieces)) == (0, plain.out[:-1])
+    assert last == ""
+    roles = ("large_ins", "small_cpt", "small_base")
+    totals = dict.fromkeys(roles, 0.0)
+    for _, told in pieces:
+        shares = dict(part.split() for part in told.split("  "))
+        assert tuple(shares) == roles
+        totals = {role: totals[role] + float(share) for role, share in shares.items()}
+    told_by_json = printed(run, "generate", tiny, TEXT, "--explain")["shares"]
+    for role in roles:
+        expected = sum(token[role] for token in told_by_json)
+        assert totals[role] == pytest.approx(expected, abs=0.02 * len(told_by_json))
+    assert err.startswith("share of each model in the text")
+    assert all(role in err for role in roles)
     found = printed(run, "generate", tiny, TEXT, "--explain")
     assert len(found["shares"]) == len(found["token_ids"])
 
@@ -131,7 +150,7 @@ def test_fit_tells_newton_and_the_grid(run: Run, tiny: Path, text: Path, pairs: 
     code, out, _ = run("fit", tiny, "--text", text)
     assert code == 0
     assert "gain on the present weights" in out
-    assert "large_ins \\ small_cpt" in out.replace("\n", " ") or "large_ins" in out
+    assert "down: the weight of large_ins, across: the weight of small_cpt" in out
 
 
 def test_save_changes_the_weights_and_nothing_else(run: Run, own: Path, text: Path) -> None:
@@ -139,7 +158,9 @@ def test_save_changes_the_weights_and_nothing_else(run: Run, own: Path, text: Pa
     before = manifest.read_text(encoding="utf-8")
     weights = printed(run, "fit", own, "--text", text, "--save")["weights"]
     pair = f"[{round(weights['large_ins'], 4)!r}, {round(weights['small_cpt'], 4)!r}]"
-    assert manifest.read_text(encoding="utf-8") == before.replace("[0.5, 0.8]", pair)
+    kept, _, source = manifest.read_text(encoding="utf-8").partition("\n[fusion.source]\n")
+    assert kept == before.replace("[0.5, 0.8]", pair)
+    assert "method = " in source
     assert sorted(path.name for path in own.iterdir() if "part" in path.name) == []
 
 
@@ -216,3 +237,54 @@ def test_bad_input_is_told_in_one_line(
     assert (found, out) == (code, "")
     assert err.startswith("trimix-edge: ")
     assert err.count("\n") == 1
+
+
+def test_saved_weights_say_where_they_come_from(
+    run: Run, own: Path, text: Path, pairs: Path
+) -> None:
+    manifest = own / "trio.toml"
+    for _ in range(2):  # the second time replaces what the first one wrote
+        found = printed(run, "fit", own, "--text", text, "--pairs", pairs, "--save")
+    assert manifest.read_text(encoding="utf-8").count("[fusion.source]") == 1
+    source = TrioManifest.read(manifest).source
+    assert source is not None
+    assert source.method == "fit --text --pairs --method newton"
+    assert source.files == (text.name, pairs.name)
+    assert source.sha256 == tuple(sha256(p.read_bytes()).hexdigest() for p in (text, pairs))
+    assert source.nats == f"{found['newton']['nll']:.5f}"
+    assert source.n_tokens == found["n_tokens"]
+    shown = run("inspect", own)
+    assert shown.code == 0
+    assert "fit --text --pairs" in shown.out
+    assert text.name in shown.out
+    assert json.loads(run("inspect", own, "--json").out)["source"]["tokens"] == found["n_tokens"]
+
+
+def test_a_text_is_no_measure_of_answers_and_fit_says_so_with_figures(
+    run: Run, own: Path, text: Path, pairs: Path
+) -> None:
+    silent = run("fit", own, "--text", text)
+    assert silent.err == ""
+    manifest = own / "trio.toml"
+    with manifest.open("a", encoding="utf-8") as file:
+        file.write("\n")
+    changed = manifest.read_text(encoding="utf-8")
+    manifest.write_text(
+        changed.replace("[generation]", "[generation]\nchat = true"), encoding="utf-8"
+    )
+    assert run("fit", own, "--pairs", pairs).err == ""
+    code, out, err = run("fit", own, "--text", text, "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert "answers may become worse" in err
+    assert f"{found['newton']['nll']:.4f} nats" in err
+    assert f"{found['present']['nll']:.4f}" in err
+    assert "add --pairs to see it" in err
+    err = run("fit", own, "--text", text, "--pairs", pairs, "--json").err
+    told = re.search(
+        r"references of the pairs: ([\d.]+) nats .* with the new weights, ([\d.]+)", err
+    )
+    assert told is not None
+    alone = printed(run, "fit", own, "--pairs", pairs)
+    assert float(told[2]) == pytest.approx(alone["present"]["nll"], abs=1e-3)
+    assert float(told[1]) > alone["newton"]["nll"]

@@ -246,7 +246,7 @@ def test_arguments_load_what_they_say(tiny: Path) -> None:
         ({"n_ctx": "many"}, "model_args: n_ctx must be a whole number, not 'many'"),
         ({"n_ctx": True}, "n_ctx must be a whole number, not True"),
         ({"max_gen_toks": 0}, "max_gen_toks is 0"),
-        ({"weights": "0.1"}, "is not LARGE_INS,SMALL_CPT"),
+        ({"weights": "0.1"}, "weights=0.1 is not LARGE_INS:SMALL_CPT, as in 0.1:0.9"),
         ({"rule": "median"}, "rule: 'median' is not one of"),
         ({"rule": "proxy", "weights": "auto"}, "give no weights"),
         ({"kv_type": "f8"}, "kv_type 'f8' is not one of"),

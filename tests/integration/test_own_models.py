@@ -9,9 +9,15 @@ import pytest
 
 from trimix_edge import ContextParams, Role, SamplingParams, TriMix
 from trimix_edge.decoding import prepare
+from trimix_edge.decoding.run import Run
 from trimix_edge.errors import Notice
 
 PROMPT = " save the file"
+
+
+def step_to_the_end(trimix: TriMix, run: Run) -> None:
+    while not run.finished:
+        trimix.step()
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +80,6 @@ def test_a_text_that_loops_says_so(own: TriMix) -> None:
         list(own.stream(PROMPT, **options))
     run = own.submit(PROMPT, **options)
     with pytest.warns(Notice, match="repeats its last words"):
-        while not run.finished:
-            own.step()
+        step_to_the_end(own, run)
     short = own.generate(PROMPT, temperature=0.0, max_tokens=12)
     assert short.repetition is None

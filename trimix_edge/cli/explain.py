@@ -1,7 +1,8 @@
-"""Which model carried each token, as colours: what ``generate --explain`` shows."""
+"""Which model carried each token: what ``generate --explain`` shows, in colours or as text."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 
 from rich.console import Console
@@ -9,11 +10,14 @@ from rich.text import Text
 
 from trimix_edge.config import Role
 
+LEGEND = "share of each model in the text, + for and - against the tokens that were chosen: "
+
 COLOURS = {Role.LARGE_INS: "cyan", Role.SMALL_CPT: "green", Role.SMALL_BASE: "magenta"}
 
 
 class Explainer:
-    """Shows text in the colour of the role that carried it, and a legend at the end.
+    """Shows text in the colour of the role that carried it, and a legend at the end. Without
+    colours, in a pipe or a file, each piece is a line with its shares.
 
     A token that is only a part of a character has no text yet: its shares count for the text that
     comes with the rest of the character.
@@ -31,17 +35,26 @@ class Explainer:
             self._waiting[role] = self._waiting.get(role, 0.0) + share
             self._total[role] = self._total.get(role, 0.0) + share
         self._n_tokens += shares is not None
-        if text:
+        if text and self.has_colours:
             self._console.print(Text(text, style=self._style()), end="")
+        elif text:
+            told = "  ".join(f"{role} {share:+.2f}" for role, share in self._waiting.items())
+            print(f"{json.dumps(text, ensure_ascii=False)}\t{told}", file=self._console.file)
+        if text:
             self._waiting.clear()
+
+    @property
+    def has_colours(self) -> bool:
+        """Whether colours can be seen where the text goes."""
+        return self._console.is_terminal and self._console.color_system is not None
 
     def _style(self) -> str:
         best = max(self._waiting, key=lambda role: self._waiting[role], default=None)
         return COLOURS[best] if best is not None and self._waiting[best] > 0 else ""
 
     def legend(self) -> Text:
-        """The roles in their colours, and the mean share of each."""
-        legend = Text()
+        """What the colours and numbers say: the roles, and the mean share of each."""
+        legend = Text(LEGEND)
         for role, total in self._total.items():
             mean = total / max(self._n_tokens, 1)
             legend.append(f"{role} {mean:+.0%}  ", style=COLOURS[role])

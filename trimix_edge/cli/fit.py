@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,8 +12,8 @@ import typer
 
 from trimix_edge.cli import groups, making
 from trimix_edge.cli import options as opt
-from trimix_edge.cli.console import Bar, announce_kernels
-from trimix_edge.errors import PromptError, TrioConfigError, UsageError
+from trimix_edge.cli.console import Bar, announce_kernels, show_table
+from trimix_edge.errors import PromptError, TrioConfigError, UsageError, notice
 
 if TYPE_CHECKING:
     from trimix_edge.measure.fit import Fit, Gain, HostFit
@@ -65,10 +67,18 @@ def command(
     as they lie in the file: that is the faster way to read."""
     from trimix_edge.config import FusionWeights, RuleChoice, WeightChoice
     from trimix_edge.fusion.by_prompt import WeightGrid
-    from trimix_edge.measure.fit import TextSource, fit_host, fit_weights, read_pairs, samples_of
+    from trimix_edge.measure.fit import (
+        TextSource,
+        fit_host,
+        fit_weights,
+        mean_nll,
+        read_pairs,
+        samples_of,
+    )
     from trimix_edge.trimix import TriMix
     from trimix_edge.trios.manifest import TrioManifest
-    from trimix_edge.trios.saving import check_savable, save_weights
+    from trimix_edge.trios.saving import check_savable, rounded, save_weights
+    from trimix_edge.trios.source import WeightSource, hashes
 
     if method not in ("newton", "grid"):
         raise UsageError(f"method is {method!r}, it must be newton or grid")
@@ -118,6 +128,17 @@ def command(
             if present is not None and not set(present.roles) <= set(grid.roles):
                 present = None
             fit = fit_weights(source, grid, method=method, current=present)
+            if texts and (manifest.chat if chat is None else chat):
+                answers = None
+                if read:
+                    only = TextSource(
+                        trimix, roles, samples_of(trimix, [], read, chat=chat), bar.update
+                    )
+                    answers = [
+                        None if pair is None else mean_nll(only, grid, pair)
+                        for pair in (fit.weights, present)
+                    ]
+                notice(fluency_warning(manifest.name, fit, answers))
     if choice is not None:
         _tell_host(host, as_json=as_json)
         return
@@ -128,9 +149,47 @@ def command(
     else:
         _print(fit)
     if save and manifest.path is not None:
-        save_weights(manifest.path, fit.weights)
+        paths = [*(text or []), *([] if pairs is None else [pairs])]
+        kept = rounded(fit.weights)
+        flags = ["--text"] * bool(text) + ["--pairs"] * (pairs is not None)
+        source_of = WeightSource(
+            weights=f"{kept.large_ins!r}, {kept.small_cpt!r}",
+            method=" ".join(["fit", *flags, "--method", method]),
+            files=tuple(path.name for path in paths),
+            sha256=hashes(paths),
+            date=datetime.now(timezone.utc).date().isoformat(),
+            nats=f"{fit.newton_nll if fit.newton_nll is not None else fit.best_nll:.5f}",
+            n_tokens=fit.n_tokens,
+        )
+        save_weights(manifest.path, fit.weights, source_of)
         if not as_json:
             print(f"saved in {manifest.path}")
+
+
+def fluency_warning(name: str, fit: Fit, answers: list[float | None] | None) -> str:
+    """What weights that were fitted to a text may do to a trio that answers prompts.
+
+    Args:
+        answers: nats a token of the pairs' references with the new weights and with the present
+            ones; None without pairs.
+    """
+    new = fit.best_nll if fit.newton_nll is None else fit.newton_nll
+
+    def both(after: float, before: float | None) -> str:
+        said = f"{after:.4f} nats ({after / math.log(2):.4f} bits) a token with the new weights"
+        if before is None:
+            return said
+        return f"{said}, {before:.4f} ({before / math.log(2):.4f}) with the present ones"
+
+    if answers is None or answers[0] is None:
+        told = "what they do to answers is not known: add --pairs to see it"
+    else:
+        told = f"the references of the pairs: {both(answers[0], answers[1])}"
+    return (
+        f"{name} answers prompts, and weights that are fitted to a text fit its fluency: answers "
+        f"may become worse. What was fitted: {both(new, fit.current_nll)}; {told}. Pairs alone, "
+        f"with --pairs, fit answers"
+    )
 
 
 def _gain(gain: Gain | None) -> list[float] | None:
@@ -156,24 +215,27 @@ def _as_json(fit: Fit) -> dict[str, Any]:
 
 
 def _print(fit: Fit) -> None:
-    import math
-
     from rich.console import Console
-    from rich.table import Table
 
     console = Console(highlight=False, markup=False)
-    table = Table("", "large_ins, small_cpt, small_base", "nats a token", "perplexity", box=None)
     rows = [
         ("grid's best", fit.best_pair, fit.best_nll),
         (f"Newton, {fit.n_steps} steps", fit.newton, fit.newton_nll),
         ("present", fit.current, fit.current_nll),
     ]
-    for name, pair, nll in rows:
-        if pair is not None and nll is not None:
-            shown = f"{pair.large_ins:.4g}, {pair.small_cpt:.4g}, {pair.small_base:.4g}"
-            table.add_row(name, shown, f"{nll:.5f}", f"{math.exp(min(nll, 700)):.4f}")
+    shown = [
+        (
+            name,
+            f"{pair.large_ins:.4g}, {pair.small_cpt:.4g}, {pair.small_base:.4g}",
+            f"{nll:.5f}",
+            f"{math.exp(min(nll, 700)):.4f}",
+        )
+        for name, pair, nll in rows
+        if pair is not None and nll is not None
+    ]
     console.print(f"{fit.n_tokens} tokens")
-    console.print(table)
+    header = ("", "large_ins, small_cpt, small_base", "nats a token", "perplexity")
+    show_table(header, shown, right=(2, 3), console=console)
     for name, gain in (("present weights", fit.gain_on_current), ("grid's best", fit.gain_on_grid)):
         if gain is not None:
             console.print(
@@ -196,16 +258,22 @@ def _print_surface(fit: Fit) -> None:
     surface = heat_map(fit)
     if surface is None:
         return
-    table = Table("large_ins \\ small_cpt", *(f"{w:g}" for w in GRID), box=None, padding=0)
+    table = Table("", *(f"{w:g}" for w in GRID), box=None, padding=0)
     logs = np.log(surface)
     shades = (logs - logs.min()) / max(float(np.ptp(logs)), 1e-12)
     for w, row, shade in zip(GRID, surface, shades, strict=True):
         cells = []
         for value, heat in zip(row, shade, strict=True):
             red, green = int(60 + 160 * heat**0.5), int(160 - 120 * heat**0.5)
-            cells.append(Text(f" {value:9.4g} ", style=f"white on rgb({red},{green},50)"))
+            cells.append(Text(f" {value:7.4g} ", style=f"white on rgb({red},{green},50)"))
         table.add_row(f"{w:g}", *cells)
-    Console(highlight=False).print(table)
+    console = Console(highlight=False, markup=False)
+    console.print(
+        "perplexity of the fitted tokens, the greener the lower; down: the weight of large_ins, "
+        "across: the weight of small_cpt; small_base has the rest of 1",
+        soft_wrap=True,
+    )
+    console.print(table)
 
 
 def _tell_host(host: HostFit, *, as_json: bool) -> None:

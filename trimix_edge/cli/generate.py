@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import ExitStack
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +15,7 @@ from trimix_edge.cli import groups
 from trimix_edge.cli import options as opt
 from trimix_edge.cli.console import Bar, announce_kernels, stderr, write
 from trimix_edge.cli.lines import generate_lines, n_written
+from trimix_edge.cli.records import as_record, token_record
 from trimix_edge.config import WeightChoice
 from trimix_edge.errors import PromptCacheError, PromptError, UsageError, notice
 
@@ -63,6 +63,19 @@ def command(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object instead of streaming.")
     ] = False,
+    as_stream: Annotated[
+        bool,
+        typer.Option(
+            "--stream", help="With --json: a JSON line a token first; the last line is the object."
+        ),
+    ] = False,
+    logprobs: Annotated[
+        int | None,
+        typer.Option(
+            help="With --json: the log-probability of each token, and so many alternatives.",
+            show_default=False,
+        ),
+    ] = None,
     lines: Annotated[
         bool,
         typer.Option(
@@ -82,7 +95,11 @@ def command(
     parallel: opt.Parallel = None,
     explain: Annotated[
         bool,
-        typer.Option("--explain", help="Colour each token by the model that carried it."),
+        typer.Option(
+            "--explain",
+            help="Colour each token by the model that carried it; without colours, a line a token "
+            "with each model's share.",
+        ),
     ] = False,
     draft: opt.DraftLength = None,
     repeatable: opt.Repeatable = False,
@@ -106,6 +123,10 @@ def command(
     context = machine.context(manifest, repeatable=repeatable)
     if output is not None and not lines:
         raise UsageError("--output is for --lines: redirect the output of a single prompt")
+    if as_stream and (lines or not as_json):
+        raise UsageError("--stream is for --json, and not for --lines: leave it away")
+    if logprobs is not None and not as_json:
+        raise UsageError("--logprobs is for --json: give it beside")
     n_done = n_written(output) if output is not None else 0
     if output is not None:
         check_target(output, overwrite=True)
@@ -137,6 +158,7 @@ def command(
                 "sampling": samplers,
                 "explain": explain,
                 "draft": length,
+                "logprobs": False if logprobs is None else logprobs,
                 "on_progress": bar.prompt,
             }
             if prompt_cache is not None:
@@ -160,13 +182,19 @@ def command(
                         out,
                         bar,
                         n_done=n_done,
-                        to_json=partial(_as_json, load_seconds=trimix.load_seconds)
+                        to_json=partial(as_record, vocab=trimix, load_seconds=trimix.load_seconds)
                         if as_json
                         else None,
                     )
             elif as_json:
-                result = trimix.generate(turns, **settings)
-                print(json.dumps(_as_json(result, trimix.load_seconds), ensure_ascii=False))
+                stream = trimix.stream(turns, **settings)
+                for chunk in stream:
+                    if as_stream:
+                        line = json.dumps(token_record(chunk, trimix), ensure_ascii=False)
+                        write(line + "\n")
+                result = stream.run.result()
+                record = as_record(result, vocab=trimix, load_seconds=trimix.load_seconds)
+                print(json.dumps(record, ensure_ascii=False))
             else:
                 _stream(trimix, turns, settings)
             if prompt_cache is not None:
@@ -227,36 +255,3 @@ def _trio_and_prompt(arguments: list[str], file: Path | None) -> tuple[str | Non
 
 def _messages(system: str, prompt: str) -> list[Message]:
     return [{"role": "system", "content": system}, {"role": "user", "content": prompt}]
-
-
-def _as_json(result: Any, load_seconds: float) -> dict[str, Any]:
-    timings, weights = result.timings, result.weights
-    explained = {} if result.shares is None else {"shares": _shares_json(result.shares)}
-    return {
-        **explained,
-        "text": result.text,
-        "token_ids": result.token_ids,
-        "prompt_token_ids": result.prompt_token_ids,
-        "finish_reason": result.finish_reason,
-        "weights": opt.weights_json(weights),
-        "seed": result.seed,
-        "n_kept": result.n_kept,
-        "draft": asdict(result.draft),
-        "timings": {
-            "load_ms": _ms(load_seconds),
-            "prompt_ms": _ms(timings.prompt),
-            "generation_ms": _ms(timings.generation),
-            "fusion_ms": _ms(timings.fusion),
-            "sampling_ms": _ms(timings.sampling),
-            "drafting_ms": _ms(timings.drafting),
-            "models_ms": {str(role): _ms(s) for role, s in timings.models.items()},
-        },
-    }
-
-
-def _shares_json(shares: list[Any]) -> list[dict[str, float]]:
-    return [{str(role): round(share, 4) for role, share in token.items()} for token in shares]
-
-
-def _ms(seconds: float) -> float:
-    return round(seconds * 1e3, 3)

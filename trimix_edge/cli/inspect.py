@@ -19,12 +19,18 @@ if TYPE_CHECKING:
 
 
 def command(
-    file: Annotated[Path, typer.Argument(metavar="FILE.gguf", show_default=False)],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE.gguf|TRIO", help="Or a trio.toml or its folder.", show_default=False
+        ),
+    ],
     ctx: opt.Ctx = None,
     kv_type: opt.KvType = None,
     as_json: making.AsJson = False,
 ) -> None:
-    """Tell what is in a GGUF file, from its metadata alone, and what memory it needs."""
+    """Tell what is in a GGUF file, from its metadata alone, and what memory it needs; or what a
+    trio.toml says."""
     from rich.console import Console
     from rich.table import Table
 
@@ -32,6 +38,9 @@ def command(
     from trimix_edge.gguf import read_gguf
     from trimix_edge.planning.summary import summarise
 
+    if file.suffix == ".toml" or file.is_dir():
+        _show_trio(file, as_json=as_json)
+        return
     wanted = ContextParams(n_ctx=ctx or 0, kv_type=kv_type or "f16")
     summary = summarise(read_gguf(file), wanted.n_ctx or None, wanted.kv_type)
     if as_json:
@@ -51,6 +60,31 @@ def command(
         parameters = f"{group.n_parameters / 1e6:,.2f} M"
         groups.add_row(_plain(group.name), kinds, parameters, f"{group.n_bytes / 1e6:,.2f} MB")
     console.print(facts_table, "", groups)
+
+
+def _show_trio(file: Path, *, as_json: bool) -> None:
+    """The models and the weights of a manifest, and where the weights come from."""
+    from rich.console import Console
+
+    from trimix_edge.cli.console import show_table
+    from trimix_edge.trios.manifest import TrioManifest
+
+    manifest = TrioManifest.find(file)
+    source = manifest.source
+    facts = {
+        "name": manifest.name,
+        "description": manifest.description,
+        **{str(role): str(path) for role, path in manifest.models.items()},
+        **{str(role): f"{a.base} with {a.path}" for role, a in manifest.adapters.items()},
+        "weights": str(manifest.weights),
+    }
+    if as_json:
+        told = None if source is None else source.as_table()
+        print(json.dumps({**facts, "source": told}, ensure_ascii=False))
+        return
+    facts["weights from"] = "not told" if source is None else str(source)
+    rows = [(name, _plain(value)) for name, value in facts.items() if value]
+    show_table(("", ""), rows, console=Console(highlight=False, markup=False))
 
 
 def _facts(summary: GgufSummary) -> Iterator[tuple[str, str]]:

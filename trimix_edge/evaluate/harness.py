@@ -33,6 +33,7 @@ from trimix_edge.trimix import TriMix
 from trimix_edge.trios.manifest import TrioManifest
 
 NAME = "trimix_edge"
+_FORM = "LARGE_INS:SMALL_CPT, as in 0.1:0.9, nor auto or entropy"
 _LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 """What tasks call the length of an answer; the first one that is there counts."""
 
@@ -53,7 +54,7 @@ class ModelArguments:
     Attributes:
         trio: an embedded trio's name, a ``trio.toml`` or its folder.
         large_ins, small_cpt, small_base: GGUF files, instead of the trio's.
-        weights: ``0.1:0.9``, ``auto`` or ``entropy``.
+        weights: ``0.1:0.9``, as a comma ends an argument of lm-eval; ``auto`` or ``entropy``.
         rule, plausibility: as on the command line of ``trimix-edge evaluate``.
         n_ctx, n_batch, n_threads, kv_type: see :class:`~trimix_edge.config.ContextParams`.
         max_gen_toks: tokens of an answer where the task does not say.
@@ -103,11 +104,13 @@ class ModelArguments:
 
     @property
     def chosen_weights(self) -> Weights | None:
-        if self.weights is None:
-            return None
-        if self.rule is not None:
+        if self.weights is not None and self.rule is not None:
             values.rule(self.rule).refuse_weights()
-        return values.weights(self.weights.replace(":", ","))
+        given = self.weights
+        try:
+            return None if given is None else values.weights(given.replace(":", ","))
+        except UsageError:
+            raise UsageError(f"model_args: weights={self.weights} is not {_FORM}") from None
 
     def load(self) -> TriMix:
         """The trio, loaded.

@@ -222,6 +222,11 @@ def fit_weights(
     )
 
 
+def mean_nll(source: Source, grid: WeightGrid, pair: FusionWeights) -> float:
+    """Mean nats a token of known tokens with a pair of weights."""
+    return float(_costs(source, grid, pair, "pairs").mean())
+
+
 def _gain(before: Floats, after: Floats) -> Gain:
     saved = before - after
     error = float(saved.std(ddof=1)) / math.sqrt(len(saved)) if len(saved) > 1 else math.nan

@@ -13,7 +13,7 @@ small_base = "small_base.gguf"        # may be absent where its weight is 0
 [fusion]
 weights = [0.5, 0.8]                  # large_ins, small_cpt; small_base is what is left of 1
                                       # or "auto", "entropy": chosen for each prompt
-plausibility = "small_cpt:0.1"
+plausibility = "small_cpt:0.1"        # a table [fusion.source], written by fit: where they are from
 
 [sampling]                            # any field of SamplingParams
 repeat_penalty = 1.1
@@ -54,6 +54,7 @@ from trimix_edge.config import (
     check_normalizer,
 )
 from trimix_edge.errors import TrioConfigError, UsageError, notice
+from trimix_edge.trios.source import WeightSource
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -92,6 +93,7 @@ class TrioManifest:
     draft: Draft = field(default_factory=Draft)
     stop: tuple[str, ...] = ()
     adapters: Mapping[Role, Adapter] = field(default_factory=dict)
+    source: WeightSource | None = None
     path: Path | None = field(default=None, compare=False)
 
     @classmethod
@@ -162,6 +164,7 @@ class TrioManifest:
             models={role: path.parent / text for role, text in paths.items() if text},
             weights=fusion.weights("weights") or PAPER_WEIGHTS,
             plausibility=values.plausibility(mask) if mask else None,
+            source=WeightSource.read(fusion.table("source")),
             sampling=SamplingParams(**sampling.fields(SamplingParams(), _SAMPLING_KEYS)),
             context=ContextParams(**context.fields(ContextParams(), _CONTEXT_KEYS)),
             chat=generation.boolean("chat") or False,
