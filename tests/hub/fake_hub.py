@@ -54,6 +54,7 @@ class FakeHub:
         breaks: by file, after how many bytes the connection is cut, once.
         status: answer everything with this.
         slow: until it is set, large files stop half-way.
+        ignores_ranges: answer with the whole file, whatever range is asked for.
     """
 
     url: str = ""
@@ -61,6 +62,7 @@ class FakeHub:
     breaks: dict[str, int] = field(default_factory=dict)
     status: int = 0
     slow: threading.Event | None = None
+    ignores_ranges: bool = False
     requests: list[Request] = field(default_factory=list)
 
     def add(self, name: str, source: Path | dict[str, bytes], **settings: object) -> Repository:
@@ -122,19 +124,22 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, repository: Repository, name: str, *, with_body: bool) -> None:
         content = repository.files[name]
-        start = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        start = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if self.hub.ignores_ranges:
+            start = None
         at = int(start[1]) if start else 0
+        stop = min(int(start[2]) + 1, len(content)) if start and start[2] else len(content)
         self.send_response(206 if start else 200)
         self.send_header("X-Repo-Commit", repository.commit)
         self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
         self.send_header("Accept-Ranges", "bytes")
-        self.send_header("Content-Length", str(len(content) - at))
+        self.send_header("Content-Length", str(stop - at))
         if start:
-            self.send_header("Content-Range", f"bytes {at}-{len(content) - 1}/{len(content)}")
+            self.send_header("Content-Range", f"bytes {at}-{stop - 1}/{len(content)}")
         self.end_headers()
         if not with_body:
             return
-        end = self.hub.breaks.pop(name, len(content))
+        end = self.hub.breaks.pop(name, stop)
         if self.hub.slow is not None and len(content) > 10_000:
             half = (at + end) // 2
             self.wfile.write(content[at:half])
@@ -142,7 +147,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.hub.slow.wait(60)
             at = half
         self.wfile.write(content[at:end])
-        if end < len(content):
+        if end < stop:
             self.close_connection = True
 
     def _refuse(self, status: int, code: str) -> None:

@@ -8,7 +8,7 @@ shape.py    the sizes that memory depends on
 """
 
 from trimix_edge.gguf.checks import check_header
-from trimix_edge.gguf.reader import GgufFile, LongArray, TensorInfo, read_gguf
+from trimix_edge.gguf.reader import GgufFile, LongArray, Opener, TensorInfo, read_gguf
 from trimix_edge.gguf.shape import (
     DEFAULT_N_CTX,
     KV_BYTES,
@@ -18,6 +18,7 @@ from trimix_edge.gguf.shape import (
     n_tokens,
 )
 from trimix_edge.gguf.split import fingerprint, n_file_bytes, part_paths
+from trimix_edge.gguf.window import Source
 
 __all__ = [
     "DEFAULT_N_CTX",
@@ -27,6 +28,8 @@ __all__ = [
     "GgufFile",
     "LongArray",
     "ModelShape",
+    "Opener",
+    "Source",
     "TensorInfo",
     "check_header",
     "fingerprint",

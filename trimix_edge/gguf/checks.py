@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trimix_edge.errors import ModelLoadError
-from trimix_edge.gguf.reader import GgufFile, read_gguf
+from trimix_edge.gguf.reader import GgufFile, Opener, read_gguf
 
 _MAX_LAYERS, _MAX_EXPERTS = 512, 512  # LLAMA_MAX_LAYERS, LLAMA_MAX_EXPERTS
 _ROPE_SCALINGS = ("none", "linear", "yarn", "longrope")
@@ -28,14 +28,17 @@ _MATRIX = re.compile(
 _SIZES = ("_count", "_length", "_count_kv")
 
 
-def check_header(path: Path) -> GgufFile:
+def check_header(path: Path, opened: Opener | None = None) -> GgufFile:
     """Read the head of a model or an adapter, and refuse what would end the process.
+
+    Args:
+        opened: see :func:`read_gguf`.
 
     Raises:
         ModelLoadError: the file or a part of it is missing, no GGUF, damaged or truncated; or it
             has a number or a tensor that llama.cpp would not survive, which is named.
     """
-    file = read_gguf(path)
+    file = read_gguf(path, opened)
     found = next(_nonsense(file), None)
     if found is not None:
         raise ModelLoadError(f"{path} is damaged, {found}: download or convert it again")

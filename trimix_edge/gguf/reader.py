@@ -13,7 +13,8 @@ import math
 import os
 import stat
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,7 +23,7 @@ from gguf import GGML_QUANT_SIZES
 
 from trimix_edge.errors import ModelLoadError
 from trimix_edge.gguf.split import MAX_PARTS, part_name
-from trimix_edge.gguf.window import Window, damaged
+from trimix_edge.gguf.window import Source, Window, damaged
 
 MAGIC = b"GGUF"
 
@@ -54,6 +55,9 @@ _TYPES: dict[int, tuple[str, int, int]] = {
 _TYPES.setdefault(42, ("Q2_0", 64, 18))  # llama.cpp writes it, the gguf package learns it later
 
 T = TypeVar("T")
+
+Opener = Callable[[Path], AbstractContextManager[tuple[Source, int]]]
+"""Opens a file for the time of a block: what to read from, and how many bytes it has."""
 
 
 @dataclass(frozen=True)
@@ -132,13 +136,16 @@ class GgufFile:
         return sum(tensor.n_elements for tensor in self.tensors)
 
 
-def read_gguf(path: Path) -> GgufFile:
+def read_gguf(path: Path, opened: Opener | None = None) -> GgufFile:
     """Read the head of a GGUF file, and those of the other parts if it is the first of several.
+
+    Args:
+        opened: opens a file that is not on this machine; its name is that of ``path``.
 
     Raises:
         ModelLoadError: not a GGUF file, damaged, truncated, or a part is missing.
     """
-    first = _read_one(path)
+    first = _read_one(path, opened)
     count, number = first.get("split.count", int) or 0, first.get("split.no", int) or 0
     if count <= 1:
         return first
@@ -154,9 +161,9 @@ def read_gguf(path: Path) -> GgufFile:
         raise ModelLoadError(f"{path} is part {number + 1} of {count}: name the first, {names[0]}")
     n_bytes, tensors = first.n_bytes, {tensor.name: tensor for tensor in first.tensors}
     for n, name in enumerate(names[1:], 1):
-        if not os.path.lexists(path.with_name(name)):
+        if opened is None and not os.path.lexists(path.with_name(name)):
             raise ModelLoadError(f"{path} has {count} parts, and {name} is missing beside it")
-        part = _read_one(path.with_name(name), _MAX_TENSORS - len(tensors))
+        part = _read_one(path.with_name(name), opened, _MAX_TENSORS - len(tensors))
         if (part.get("split.no", int), part.get("split.count", int)) != (n, count):
             raise ModelLoadError(f"{part.path} does not say that it is part {n + 1} of {count}")
         n_bytes += part.n_bytes
@@ -167,16 +174,13 @@ def read_gguf(path: Path) -> GgufFile:
     return replace(first, n_bytes=n_bytes, tensors=tuple(tensors.values()), n_parts=count)
 
 
-def _read_one(path: Path, max_tensors: int = _MAX_TENSORS) -> GgufFile:
-    """The head of one file; what is no regular file is not opened, as a pipe would not answer."""
+def _read_one(path: Path, opened: Opener | None, max_tensors: int = _MAX_TENSORS) -> GgufFile:
+    if opened is not None:
+        with opened(path) as (source, size):
+            return _Reader(path, Window(path, source, size), max_tensors).read()
     try:
-        mode = path.stat().st_mode
-        if stat.S_ISDIR(mode):
-            raise ModelLoadError(f"{path} is a directory, not a GGUF file")
-        if not stat.S_ISREG(mode):
-            raise ModelLoadError(f"{path} is not a regular file")
-        with path.open("rb", buffering=0) as file:
-            return _Reader(path, Window(path, file), max_tensors).read()
+        with _opened(path) as (source, size):
+            return _Reader(path, Window(path, source, size), max_tensors).read()
     except FileNotFoundError:
         raise ModelLoadError(f"{path}: no such file") from None
     except PermissionError:
@@ -185,6 +189,18 @@ def _read_one(path: Path, max_tensors: int = _MAX_TENSORS) -> GgufFile:
         raise ModelLoadError(f"{path}: {error.strerror or error}") from None
     except ValueError:
         raise ModelLoadError(f"{str(path)!r} can't be the name of a file") from None
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Source, int]]:
+    """A file here; what is no regular file is not opened, as a pipe would not answer."""
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise ModelLoadError(f"{path} is a directory, not a GGUF file")
+    if not stat.S_ISREG(mode):
+        raise ModelLoadError(f"{path} is not a regular file")
+    with path.open("rb", buffering=0) as file:
+        yield file, os.fstat(file.fileno()).st_size
 
 
 class _Reader:

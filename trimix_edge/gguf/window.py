@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import struct
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, Protocol
 
 from trimix_edge.errors import ModelLoadError
 
@@ -16,13 +15,23 @@ def damaged(path: Path, what: str) -> ModelLoadError:
     return ModelLoadError(f"{path} is damaged: {what}: download or convert it again")
 
 
+class Source(Protocol):
+    """What a window reads from: a file that is open, or one on another machine."""
+
+    def seek(self, position: int, /) -> int:
+        """Go to a byte of the file."""
+
+    def read(self, n: int, /) -> bytes | None:
+        """Up to ``n`` bytes from there on; fewer only where the file ends."""
+
+
 class Window:
     """Takes bytes off the front of a file, never more than are left of it, a piece in memory."""
 
     PIECE = 1 << 18
 
-    def __init__(self, path: Path, file: BinaryIO) -> None:
-        self.size = os.fstat(file.fileno()).st_size
+    def __init__(self, path: Path, file: Source, size: int) -> None:
+        self.size = size
         self._path = path
         self._file = file
         self._data = b""

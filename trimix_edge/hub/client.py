@@ -121,7 +121,7 @@ def list_files(hub_id: HubId) -> Listing:
         HubError: no such repository or revision, no permission.
         OutOfReachError: the Hub can't be asked.
     """
-    with _told(hub_id):
+    with explained(hub_id):
         info = HfApi().model_info(hub_id.repo, revision=hub_id.revision, files_metadata=True)
     files = (
         RemoteFile(sibling.rfilename, int(sibling.size or 0)) for sibling in info.siblings or ()
@@ -166,7 +166,7 @@ def fetch(
     folders: set[Path] = set()
     for file in files:
         meter = _meter(f"downloading {hub_id.name}", before, total, on_progress)
-        with _told(hub_id, file.name):
+        with explained(hub_id, file.name):
             path = hf_hub_download(
                 hub_id.repo,
                 file.name,
@@ -224,13 +224,15 @@ def _meter(label: str, before: int, total: int, on_progress: Progress | None) ->
 
 
 @contextmanager
-def _told(hub_id: HubId, file: str = "") -> Iterator[None]:
+def explained(hub_id: HubId, file: str = "") -> Iterator[None]:
     """Turn whatever a download raises into one line that says what to do.
 
     That is a zoo: errors of huggingface_hub, of the HTTP client below it, of hf_xet, of the system.
     """
     try:
         yield
+    except TriMixError:
+        raise
     except Exception as error:
         raise _explain(error, hub_id, file) from error
 
