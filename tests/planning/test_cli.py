@@ -24,7 +24,8 @@ def planned(capfd: pytest.CaptureFixture[str], *arguments: str) -> list[dict[str
 
 def test_a_preset_is_planned_by_type(capfd: pytest.CaptureFixture[str]) -> None:
     (plan,) = planned(capfd, "qwen2.5-1.5b-7b-bo")
-    rows = {row["quantization"]: row for row in plan["rows"]}
+    rows = {row["quantization"]: row for row in plan["rows"] if row["kv_type"] == "f16"}
+    assert [row["kv_type"] for row in plan["rows"][:2]] == ["f16", "q8_0"]
     assert plan["fused"] == ["large_ins", "small_cpt"]
     assert not rows["Q8_0"]["fits"]
     assert rows["Q4_K_M"]["fits"]
@@ -32,10 +33,64 @@ def test_a_preset_is_planned_by_type(capfd: pytest.CaptureFixture[str]) -> None:
     assert rows["Q4_K_M"]["drafting"] > rows["Q4_K_M"]["fused"]["generation"]
     assert plan["source"].startswith("github.com/")
     (smaller,) = planned(capfd, "qwen2.5-1.5b-7b-bo", "--memory", "4GB", "--quant", "q8_0,Q4_K_M")
-    assert [row["quantization"] for row in smaller["rows"]] == ["Q8_0", "Q4_K_M"]
+    assert [row["quantization"] for row in smaller["rows"][::2]] == ["Q8_0", "Q4_K_M"]
     assert smaller["recommended"] is None
     (longer,) = planned(capfd, "qwen2.5-1.5b-7b-bo", "--ctx", "8192", "--parallel", "4")
-    assert longer["rows"][3]["memory"] > rows["Q4_K_M"]["memory"]
+    assert longer["rows"][6]["quantization"] == "Q4_K_M"
+    assert longer["rows"][6]["memory"] > rows["Q4_K_M"]["memory"]
+    assert longer["rows"][6]["total"] > rows["Q4_K_M"]["total"]
+    assert rows["Q4_K_M"]["files"].keys() == {"large_ins", "small_cpt", "small_base"}
+    assert rows["Q4_K_M"]["download"] == sum(rows["Q4_K_M"]["files"].values())
+
+
+def test_characters_a_second_are_those_of_the_presets_language(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    (plan,) = planned(capfd, "qwen2.5-1.5b-7b-bo", "--quant", "q4_0", "--kv-type", "q8_0")
+    (row,) = plan["rows"]
+    assert row["kv_type"] == "q8_0"
+    assert 0.5 < plan["characters_per_token"] < 1, "Tibetan takes more tokens than characters"
+    for speed in (row["fused"], row["alone"]["small_cpt"]):
+        ratio = speed["generation_characters"] / speed["generation"]
+        assert ratio == pytest.approx(plan["characters_per_token"])
+    (odia,) = planned(capfd, "llama-2-7b-13b-or", "--quant", "q4_0")
+    assert odia["characters_per_token"] is None
+    assert odia["rows"][0]["fused"]["prompt_characters"] is None
+
+
+def test_a_sample_tells_the_characters_of_a_token(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    text = tmp_path / "sample.txt"
+    text.write_text("Open the file. " * 40, encoding="utf-8")
+    (trio,) = planned(capfd, "dzongkha", "--sample", str(text))
+    assert 1 < trio["characters_per_token"] < 15
+    assert trio["characters_counted_on"] == "the sample"
+    (silent,) = planned(capfd, "dzongkha")
+    assert silent["characters_per_token"] is None
+    text.write_text(" \n", encoding="utf-8")
+    assert run(["plan", "--machine", "pi5-8gb", "dzongkha", "--sample", str(text)]) == 1
+    assert "there is no text in it" in capfd.readouterr().err
+
+
+def test_the_table_shows_each_model_alone_the_total_and_characters(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "140")
+    arguments = ["qwen2.5-1.5b-7b-bo", "--machine", "pi5-16gb", "--parallel", "4"]
+    assert run(["plan", *arguments]) == 0
+    out = capfd.readouterr().out
+    for told in (
+        "total of 4",
+        "drafting",
+        "char./s",
+        "tokens/s alone",
+        "small_base",
+        "not measured",
+    ):
+        assert told in out
+    assert out.count("* recommended") == 1
+    assert sum("Q4_K_M *" in line or "Q8_0 *" in line for line in out.splitlines()) <= 1
 
 
 def test_without_a_name_all_presets_are_listed(capfd: pytest.CaptureFixture[str]) -> None:
@@ -116,7 +171,7 @@ def test_files_that_lie_are_refused_or_planned(
 def test_pull_asks_before_it_fetches_what_will_not_fit(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=4 * 10**9))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=4 * 10**9, available=10**9))
     folder = tmp_path / "trio"
     assert run(["pull", "qwen2.5-1.5b-7b-bo", "--to", str(folder)]) == 2
     err = capfd.readouterr().err

@@ -4,6 +4,7 @@ have published of their machines."""
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -16,6 +17,8 @@ from trimix_edge.measure.synthetic import SyntheticModel
 from trimix_edge.planning.machine import TYPES, Machine, TypeSpeed, find_profile
 from trimix_edge.planning.plan import (
     ENOUGH,
+    GPU_SHARE,
+    KV_TYPES,
     PROCESS_BYTES,
     SYSTEM_BYTES,
     Target,
@@ -95,7 +98,9 @@ def test_a_token_reads_each_weight_once_at_the_speed_of_its_type() -> None:
         bytes_per_second=4000 * 2 * 128,
     )
     assert token_seconds(model, machine) == pytest.approx(6 + 6 + 5 + 10 * 0.5 + 1)
-    assert prompt_seconds(model, machine) == pytest.approx(600 / 900 + 1 + (5 + 5) / 128)
+    assert prompt_seconds(model, machine) == pytest.approx(
+        (1 - 90 / 900) * (600 / 900 + 1) + (5 + 5) / 128
+    ), "the last layer's feed-forward part is left out"
 
 
 def target(sizes: dict[str, int]) -> Target:
@@ -120,7 +125,7 @@ def test_what_is_recommended_fits(memory: int, kv: str | None) -> None:
         MACHINE,
         n_ctx=4096,
         memory=memory,
-        kv_type=kv,
+        kv_types=KV_TYPES if kv is None else [kv],
     )
     for row in plan.rows:
         assert row.fits == (row.memory + SYSTEM_BYTES <= memory)
@@ -131,15 +136,15 @@ def test_what_is_recommended_fits(memory: int, kv: str | None) -> None:
         best = plan.rows[plan.recommended]
         assert best in fitting
         if best.quantization == "Q2_K":
-            assert fitting == [best]
+            assert {row.quantization for row in fitting} == {"Q2_K"}
 
 
 def test_the_largest_that_is_fast_enough_is_recommended_else_the_fastest() -> None:
     weights_for = int(1e10 / ENOUGH)
     sizes = {"Q8_0": 3 * weights_for, "Q5_K_M": weights_for // 2, "Q4_K_M": weights_for // 4}
-    assert make_plan(target(sizes), MACHINE, n_ctx=64).recommended == 1
+    assert make_plan(target(sizes), MACHINE, n_ctx=64, kv_types=["f16"]).recommended == 1
     slow = {name: 100 * n for name, n in sizes.items()}
-    assert make_plan(target(slow), MACHINE, n_ctx=64).recommended == 2
+    assert make_plan(target(slow), MACHINE, n_ctx=64, kv_types=["f16"]).recommended == 2
 
 
 def test_each_sequence_has_a_context_of_its_own_in_memory() -> None:
@@ -149,16 +154,44 @@ def test_each_sequence_has_a_context_of_its_own_in_memory() -> None:
     assert one > LLAMA_8B.n_bytes + PROCESS_BYTES
 
 
-def test_a_smaller_kv_cache_is_tried_where_f16_does_not_fit() -> None:
+def test_a_smaller_kv_cache_is_recommended_where_f16_does_not_fit() -> None:
     need = memory_need([LLAMA_8B], 32768)
-    plan = make_plan(
-        Target("t", {"Q4_K_M": {"one": LLAMA_8B}}, ("one",)),
-        MACHINE,
-        n_ctx=32768,
-        memory=need + SYSTEM_BYTES - 1,
-    )
-    (row,) = plan.rows
-    assert (row.kv_type, row.fits) == ("q8_0", True)
+    one = Target("t", {"Q4_K_M": {"one": LLAMA_8B}}, ("one",))
+    for memory, best in ((need + SYSTEM_BYTES, 0), (need + SYSTEM_BYTES - 1, 1)):
+        plan = make_plan(one, MACHINE, n_ctx=32768, memory=memory)
+        assert [row.kv_type for row in plan.rows] == ["f16", "q8_0"]
+        assert plan.recommended == best
+
+
+def test_sequences_at_once_take_their_contexts_and_share_the_reading_of_the_weights() -> None:
+    one = Target("t", {"Q4_K_M": {"one": LLAMA_8B}}, ("one",))
+    alone, eight = (make_plan(one, MACHINE, n_ctx=512, n_parallel=n).rows[0] for n in (1, 8))
+    assert alone.total == pytest.approx(alone.fused.generation)
+    assert 2 * alone.total < eight.total <= 8 * alone.total
+    assert eight.memory - alone.memory == 7 * LLAMA_8B.shape.kv_bytes(512)
+    assert eight.fused == alone.fused
+
+
+def test_models_that_fit_into_a_gpu_take_its_memory_and_not_the_machines() -> None:
+    one = Target("t", {"Q4_K_M": {"one": LLAMA_8B}}, ("one",))
+    card = replace(MACHINE, gpu_memory=8 * 10**9, memory=2 * 10**9)
+    on_gpu = make_plan(one, card, n_ctx=4096).rows[0]
+    assert on_gpu.fits
+    assert on_gpu.memory == PROCESS_BYTES
+    assert on_gpu.gpu_memory is not None
+    assert LLAMA_8B.n_bytes < on_gpu.gpu_memory < 8 * 10**9 * GPU_SHARE
+    small = make_plan(one, replace(card, gpu_memory=4 * 10**9), n_ctx=4096).rows[0]
+    assert (small.fits, small.gpu_memory) == (False, None)
+    assert small.memory == memory_need([LLAMA_8B], 4096)
+
+
+def test_drafting_is_predicted_for_models_that_work_together() -> None:
+    both = {"large": LLAMA_8B, "small": LLAMA_3B}
+    row = make_plan(Target("t", {"Q4_K_M": both}, tuple(both)), MACHINE, n_ctx=512).rows[0]
+    alone = make_plan(Target("t", {"Q4_K_M": both}, ("large",)), MACHINE, n_ctx=512).rows[0]
+    assert row.drafting is not None
+    assert alone.drafting is None
+    assert row.fused.generation < min(speed.generation for speed in row.alone.values())
 
 
 @pytest.mark.parametrize(

@@ -3,33 +3,36 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from trimix_edge.cli import making
 from trimix_edge.cli import options as opt
 from trimix_edge.cli.console import Bar
-from trimix_edge.errors import ModelLoadError, TargetError, UsageError
+from trimix_edge.errors import HubError, ModelLoadError, PromptError, TargetError, UsageError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from trimix_edge.planning.machine import Machine
-    from trimix_edge.planning.plan import Plan, Row, Target
+    from trimix_edge.hub.client import HubId
+    from trimix_edge.hub.remote import HubFile
+    from trimix_edge.planning.plan import Target
     from trimix_edge.planning.weights import ModelWeights
 
 QUANTIZATIONS = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0", "Q3_K_M", "Q2_K")
+
+MAX_VARIANTS = 16
+"""Files of a repository whose heads are fetched."""
 
 
 def command(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[PRESET|TRIO|FILE.gguf]...",
-            help="Presets, trios, or files, which count as one trio; all presets if absent.",
+            metavar="[PRESET|TRIO|FILE.gguf|OWNER/NAME[/FILE.gguf]]...",
+            help="Presets, trios, files, which count as one trio, or GGUF repositories and files "
+            "of the Hub, of which only the heads are fetched; all presets if absent.",
             show_default=False,
         ),
     ] = None,
@@ -39,9 +42,7 @@ def command(
     parallel: Annotated[int, typer.Option(min=1, max=1024, help="Sequences at a time.")] = 1,
     quant: Annotated[
         str | None,
-        typer.Option(
-            metavar="TYPE,...", help="Only these types of a preset's files.", show_default=False
-        ),
+        typer.Option(metavar="TYPE,...", help="Only these types of files.", show_default=False),
     ] = None,
     memory: Annotated[
         str | None,
@@ -55,7 +56,18 @@ def command(
             show_default=False,
         ),
     ] = None,
-    kv_type: opt.KvType = None,
+    kv_type: Annotated[
+        str, typer.Option(metavar="TYPE,...", help="Types of the KV cache's elements.")
+    ] = "f16,q8_0",
+    sample: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A text in the language, for characters a second of local models; presets know "
+            "their language.",
+            show_default=False,
+        ),
+    ] = None,
     again: Annotated[
         bool, typer.Option("--again", help="Measure this machine again, at a quiet moment.")
     ] = False,
@@ -67,14 +79,17 @@ def command(
     """
     from rich.console import Console
 
+    from trimix_edge.cli.show_plan import plan_json, show_all, show_machine, show_plan
     from trimix_edge.config import ContextParams
-    from trimix_edge.planning.machine import find_profile, this_machine
+    from trimix_edge.planning.machine import find_profile
+    from trimix_edge.planning.measured import this_machine
     from trimix_edge.planning.plan import make_plan, parse_memory
 
     n_bytes = None if memory is None else parse_memory(memory)
-    kv_type = None if kv_type is None else ContextParams(kv_type=kv_type).kv_type
+    kv_types = [ContextParams(kv_type=part.strip()).kv_type for part in kv_type.split(",")]
     profile = None if machine is None else find_profile(machine)
-    targets = _targets(names or [], quant)
+    text = None if sample is None else opt.read_text(sample, "sample", PromptError)
+    targets = _targets(names or [], quant, text)
     types = {kind for target in targets for kind in target.types}
     if profile is None:
         with Bar() as bar:
@@ -83,44 +98,112 @@ def command(
             except OSError as error:
                 raise TargetError(f"measuring: {error.strerror or error}") from None
     plans = [
-        make_plan(target, profile, n_ctx=ctx, n_parallel=parallel, memory=n_bytes, kv_type=kv_type)
+        make_plan(
+            target, profile, n_ctx=ctx, n_parallel=parallel, memory=n_bytes, kv_types=kv_types
+        )
         for target in targets
     ]
     if as_json:
-        print(json.dumps([_as_json(plan) for plan in plans], ensure_ascii=False))
+        print(json.dumps([plan_json(plan) for plan in plans], ensure_ascii=False))
         return
     console = Console(highlight=False, markup=False)
     if names:
         for plan in plans:
-            _show(console, plan)
+            show_plan(console, plan)
     else:
-        _show_all(console, plans)
-    _show_machine(console, plans[0])
+        show_all(console, plans)
+    show_machine(console, plans[0])
 
 
-def _targets(names: list[str], quant: str | None) -> list[Target]:
+def _targets(names: list[str], quant: str | None, sample: str | None) -> list[Target]:
     from trimix_edge.hub import find_preset, presets
-    from trimix_edge.planning.plan import Target
+    from trimix_edge.hub.client import HubId
+    from trimix_edge.hub.remote import HubFile
 
     wanted = [name.strip().upper() for name in quant.split(",")] if quant else []
     if not names:
         return [preset.target(wanted or ["Q4_K_M"]) for preset in presets().values()]
-    paths = [Path(name) for name in names if name.lower().endswith(".gguf")]
-    others = [name for name in names if not name.lower().endswith(".gguf")]
     targets = []
-    for name in others:
-        is_trio = Path(name).exists() or name not in presets()
-        targets.append(
-            _trio(name) if is_trio else find_preset(name).target(wanted or QUANTIZATIONS)
-        )
-    if paths:
-        models = {path.stem: _weights(path) for path in paths}
-        label = " + ".join(models)
-        targets.append(Target(label, {"as it is": models}, tuple(models)))
+    files: list[Path | HubFile] = []
+    for name in names:
+        is_here = Path(name).exists()
+        if not is_here and HubFile.is_one(name):
+            files.append(HubFile.parse(name))
+        elif name.lower().endswith(".gguf"):
+            files.append(Path(name))
+        elif not is_here and name in presets():
+            targets.append(find_preset(name).target(wanted or QUANTIZATIONS))
+        elif not is_here and HubId.is_one(name):
+            targets.append(_repository(HubId.parse(name), wanted))
+        else:
+            targets.append(_trio(name, sample))
+    if files:
+        targets.append(_files(files, sample))
     return targets
 
 
-def _trio(name: str) -> Target:
+def _files(files: list[Path | HubFile], sample: str | None) -> Target:
+    from trimix_edge.planning.plan import Target
+
+    models: dict[str, ModelWeights] = {}
+    for file in files:
+        stem = Path(file.name).stem
+        name = next(n for n in (stem, *map(f"{stem} {{}}".format, range(2, 99))) if n not in models)
+        models[name] = _weights(file) if isinstance(file, Path) else _remote(file)
+    here = [file for file in files if isinstance(file, Path)]
+    target = Target(" + ".join(models), {"as it is": models}, tuple(models))
+    return _with_characters(target, here[0] if here else None, sample)
+
+
+def _repository(hub_id: HubId, wanted: list[str]) -> Target:
+    """Each model of a repository, as one of several types of the same model."""
+    from trimix_edge.hub.client import list_files
+    from trimix_edge.hub.remote import HubFile, gguf_names, read_head
+    from trimix_edge.planning.plan import Target
+    from trimix_edge.planning.summary import quantization
+    from trimix_edge.planning.weights import of_file
+
+    listing = list_files(hub_id)
+    names = gguf_names(listing)
+    # Names tell the type, as a rule: what they do not tell shows in the head.
+    told = [name for name in names if any(kind in name.upper() for kind in wanted)]
+    variants: dict[str, dict[str, ModelWeights]] = {}
+    for name in (told or names)[:MAX_VARIANTS]:
+        head = read_head(HubFile(hub_id, name), listing)
+        kind, found = quantization(head), of_file(head)
+        if found is None or not found.layers or (wanted and kind not in wanted):
+            continue
+        variants[name if kind in variants else kind] = {hub_id.name: found}
+    if not variants:
+        what = f" of the types {', '.join(wanted)}" if wanted else ""
+        raise HubError(f"{hub_id} holds no GGUF models{what} that a plan can be made for")
+    ordered = sorted(variants.items(), key=lambda pair: -pair[1][hub_id.name].n_bytes)
+    return Target(str(hub_id), dict(ordered), (hub_id.name,))
+
+
+def _remote(file: HubFile) -> ModelWeights:
+    from trimix_edge.hub.remote import read_head
+    from trimix_edge.planning.weights import of_file
+
+    found = of_file(read_head(file))
+    if found is None or not found.layers:
+        raise ModelLoadError(f"{file.hub_id}/{file.name} is no model that a plan can be made for")
+    return found
+
+
+def _with_characters(target: Target, file: Path | None, sample: str | None) -> Target:
+    """Count the characters of a token on a sample, with the vocabulary of a file."""
+    from trimix_edge.planning.characters import characters_per_token
+
+    if sample is None:
+        return target
+    if file is None:
+        raise UsageError("sample: it takes a model's vocabulary, and none of the files is here")
+    counted = characters_per_token(file, sample)
+    return replace(target, characters=counted, characters_source="the sample")
+
+
+def _trio(name: str, sample: str | None) -> Target:
     from trimix_edge.config import FusionWeights
     from trimix_edge.errors import TrioConfigError
     from trimix_edge.planning.plan import Target
@@ -139,7 +222,8 @@ def _trio(name: str) -> Target:
         models[str(role)] = replace(base, n_bytes=n_bytes, n_file_bytes=n_bytes)
     roles = manifest.weights.roles if isinstance(manifest.weights, FusionWeights) else ()
     fused = tuple(str(role) for role in roles if str(role) in models) or tuple(models)
-    return Target(manifest.name, {"as it is": models}, fused)
+    target = Target(manifest.name, {"as it is": models}, fused)
+    return _with_characters(target, next(iter(manifest.models.values()), None), sample)
 
 
 def _weights(path: Path) -> ModelWeights:
@@ -150,104 +234,3 @@ def _weights(path: Path) -> ModelWeights:
     if found is None or not found.layers:
         raise ModelLoadError(f"{path} is no model that a plan can be made for")
     return found
-
-
-def _show(console: Console, plan: Plan) -> None:
-    from rich.table import Table
-
-    from trimix_edge.files import megabytes
-
-    table = Table("files", "size", "KV", "memory", "fits", "prompt", "tokens/s", box=None)
-    for column in (1, 3, 5, 6):
-        table.columns[column].justify = "right"
-    drafts = any(row.drafting for row in plan.rows)
-    if drafts:
-        table.add_column("drafting", justify="right")
-    for n, row in enumerate(plan.rows):
-        cells = [
-            f"{row.quantization}{' *' if n == plan.recommended else ''}",
-            megabytes(row.download),
-            row.kv_type,
-            megabytes(row.memory),
-            "yes" if row.fits else "no",
-            _rate(row.fused.prompt),
-            _rate(row.fused.generation),
-        ]
-        if drafts:
-            cells.append(_rate(row.drafting) if row.drafting else "")
-        table.add_row(*cells)
-    console.print(_plain(plan.target.name))
-    console.print(table)
-    if plan.recommended is None:
-        console.print(f"nothing fits into {megabytes(plan.memory)}")
-    else:
-        row = plan.rows[plan.recommended]
-        console.print(f"* recommended; alone: {_alone(row)}" if len(row.alone) > 1 else "")
-
-
-def _alone(row: Row) -> str:
-    parts = (f"{_plain(name)} {_rate(speed.generation)}" for name, speed in row.alone.items())
-    return ", ".join(parts)
-
-
-def _show_all(console: Console, plans: list[Plan]) -> None:
-    from rich.table import Table
-
-    from trimix_edge.files import megabytes
-
-    table = Table("preset", "files", "size", "memory", "fits", "prompt", "tokens/s", box=None)
-    table.columns[0].no_wrap = True
-    for column in (2, 3, 5, 6):
-        table.columns[column].justify = "right"
-    for plan in plans:
-        row = plan.rows[plan.recommended or 0]
-        table.add_row(
-            plan.target.name,
-            row.quantization,
-            megabytes(row.download),
-            megabytes(row.memory),
-            "yes" if row.fits else "no",
-            _rate(row.fused.prompt),
-            _rate(row.fused.generation),
-        )
-    console.print(table)
-
-
-def _show_machine(console: Console, plan: Plan) -> None:
-    from trimix_edge.files import megabytes
-
-    machine = plan.machine
-    how = "measured" if machine.is_measured else f"not measured here: {machine.source}"
-    if machine.is_busy:
-        how += " while other programs ran: measure --again at a quiet moment"
-    sequences = f"{plan.n_parallel} x " if plan.n_parallel > 1 else ""
-    console.print(
-        f"{machine.name}, {megabytes(plan.memory)} of memory in all ({how}); "
-        f"{sequences}{plan.n_ctx:,} tokens of context; tokens a second of prompt and generation"
-    )
-
-
-def _rate(speed: float) -> str:
-    return f"{speed:.0f}" if speed >= 99.5 else f"{speed:.1f}"
-
-
-def _plain(text: str) -> str:
-    """A name by a stranger, without what a terminal would obey."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)[:200]
-
-
-def _as_json(plan: Plan) -> dict[str, Any]:
-    machine: Machine = plan.machine
-    return {
-        "target": plan.target.name,
-        "fused": list(plan.target.fused),
-        "machine": machine.name,
-        "measured": machine.is_measured,
-        "source": machine.source,
-        "busy": machine.is_busy,
-        "memory": plan.memory,
-        "n_ctx": plan.n_ctx,
-        "n_parallel": plan.n_parallel,
-        "recommended": plan.recommended,
-        "rows": [asdict(row) for row in plan.rows],
-    }

@@ -34,7 +34,7 @@ def command(
     from trimix_edge.errors import UsageError
     from trimix_edge.gguf import DEFAULT_N_CTX
     from trimix_edge.hub import presets, presets_for
-    from trimix_edge.planning.plan import fits
+    from trimix_edge.planning.plan import fits, memory_need
 
     quant = quant.upper()
     found = list(presets().values()) if language is None else presets_for(language)
@@ -54,7 +54,8 @@ def command(
             notes.append("gated")
         if any(model.needs_pytorch for model in models):
             notes.append("needs PyTorch")
-        size, memory = preset.n_bytes(quant), preset.memory(quant, n_ctx, preset.weights.roles)
+        size = preset.n_bytes(quant)
+        memory = memory_need([preset.models[r].weights(quant) for r in preset.weights.roles], n_ctx)
         row = (
             preset.name,
             preset.language_name.partition(" (")[0],

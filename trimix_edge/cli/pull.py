@@ -89,26 +89,31 @@ def command(
 
 
 def _check_memory(preset: Preset, quant: str, yes: bool) -> None:
-    """Tell what the trio will take, and ask before what does not fit is downloaded."""
-    import psutil
-
+    """Show the plan, and ask before what does not fit is downloaded."""
+    from trimix_edge.cli.show_plan import rate
     from trimix_edge.errors import UsageError
     from trimix_edge.files import megabytes
     from trimix_edge.gguf import DEFAULT_N_CTX
-    from trimix_edge.planning.plan import fits, memory_need
+    from trimix_edge.planning.measured import known_machine
+    from trimix_edge.planning.plan import fits, make_plan, memory_need
 
     if quant not in next(iter(preset.models.values())).sizes:  # told by pull, or of no known size
         return
-    models = preset.target([quant]).variants[quant]
-    roles = [str(role) for role in preset.weights.roles]
-    need = memory_need([models[role] for role in roles], DEFAULT_N_CTX)
-    memory = psutil.virtual_memory().total
+    target, machine = preset.target([quant]), known_machine()
+    models = target.variants[quant]
+    if target.types <= machine.speeds.keys():
+        (row,) = make_plan(target, machine, n_ctx=DEFAULT_N_CTX, kv_types=["f16"]).rows
+        need, does_fit = row.memory, row.fits
+        speed = f", {rate(row.fused.generation)} tokens/s"
+    else:  # it was never measured: `plan` does that
+        need, speed = memory_need([models[name] for name in target.fused], DEFAULT_N_CTX), ""
+        does_fit = fits(need, machine.memory)
     told = (
         f"{preset.name} as {quant}: {megabytes(sum(m.n_file_bytes for m in models.values()))} of "
-        f"files; {megabytes(need)} of memory at {DEFAULT_N_CTX:,} tokens of context, this machine "
-        f"has {megabytes(memory)} in all"
+        f"files; {megabytes(need)} of memory at {DEFAULT_N_CTX:,} tokens of context{speed}; this "
+        f"machine has {megabytes(machine.memory)} in all"
     )
-    if fits(need, memory) or yes:
+    if does_fit or yes:
         if stderr.is_terminal:
             stderr.print(f"[dim]{told}[/dim]")
         return

@@ -30,6 +30,9 @@ else:
 
 DEFAULT_QUANTIZATION = "Q4_K_M"
 
+CHARACTERS_SOURCE = "the Universal Declaration of Human Rights in this language"
+"""What the characters of a token were counted on, with each family's own tokenizer."""
+
 
 @dataclass(frozen=True)
 class PresetModel:
@@ -90,6 +93,7 @@ class Preset:
         language: its code, as ``bo``; ``language_name`` spells it out.
         prompt_language: the language of the prompts that ``task_weights`` were chosen with.
         task_weights: what the paper's authors published, by task; may be empty.
+        characters: of text in its language that one token stands for; None where none were counted.
     """
 
     name: str
@@ -98,6 +102,7 @@ class Preset:
     prompt_language: str
     models: Mapping[Role, PresetModel]
     task_weights: Mapping[str, FusionWeights]
+    characters: float | None = None
 
     @property
     def weights(self) -> FusionWeights:
@@ -124,6 +129,8 @@ class Preset:
                 for quantization in quantizations
             },
             tuple(str(role) for role in self.weights.roles),
+            self.characters,
+            CHARACTERS_SOURCE if self.characters else "",
         )
 
     def n_bytes(self, quantization: str) -> int:
@@ -158,6 +165,7 @@ def presets() -> Mapping[str, Preset]:
     found = {}
     for name, entry in content["trios"].items():
         language = entry["language"]
+        family = content["models"][entry["large_ins"]]["shape"].rpartition("-")[0]
         published = content["weights"][entry["weights"]] if "weights" in entry else {}
         found[name] = Preset(
             name=name,
@@ -166,6 +174,7 @@ def presets() -> Mapping[str, Preset]:
             prompt_language=entry["prompt_language"],
             models={role: models[entry[role.value]] for role in Role},
             task_weights={task: FusionWeights(*row[language]) for task, row in published.items()},
+            characters=content["characters"][family].get(language),
         )
     return found
 

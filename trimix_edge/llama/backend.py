@@ -29,7 +29,8 @@ _EXPECTED = ("dummy tokens", "possible training context overflow")
 """Warnings about every model that is loaded without its vocabulary, and about contexts whose
 sequences together are longer than the training's; of a single one that is, the trio tells."""
 
-_GPUS = frozenset({1, 2})  # enum ggml_backend_dev_type: GPU, IGPU
+_DISCRETE_GPU = 1
+_GPUS = frozenset({_DISCRETE_GPU, 2})  # enum ggml_backend_dev_type: GPU, IGPU
 
 # What a CPU with a feature lays out anew, numbers of enum ggml_type
 # (``ggml_repack_get_optimal_repack_type``).
@@ -175,6 +176,26 @@ def has_gpu() -> bool:
     ggml.ggml_backend_dev_type.restype = ctypes.c_int
     ggml.ggml_backend_dev_type.argtypes = [ctypes.c_void_p]
     return any(ggml.ggml_backend_dev_type(device) in _GPUS for device in _devices(ggml))
+
+
+def gpu_memory() -> int:
+    """Bytes of all GPUs that have memory of their own (``ggml_backend_dev_memory``).
+
+    A GPU that is part of the processor shares the machine's memory, and does not count.
+    """
+    ggml = ggml_library("ggml")
+    ggml.ggml_backend_dev_type.restype = ctypes.c_int
+    ggml.ggml_backend_dev_type.argtypes = [ctypes.c_void_p]
+    size = ctypes.POINTER(ctypes.c_size_t)
+    ggml.ggml_backend_dev_memory.restype = None
+    ggml.ggml_backend_dev_memory.argtypes = [ctypes.c_void_p, size, size]
+    free, total = ctypes.c_size_t(), ctypes.c_size_t()
+    n_bytes = 0
+    for device in _devices(ggml):
+        if ggml.ggml_backend_dev_type(device) == _DISCRETE_GPU:
+            ggml.ggml_backend_dev_memory(device, ctypes.byref(free), ctypes.byref(total))
+            n_bytes += total.value
+    return n_bytes
 
 
 def is_repacked(types: Collection[int]) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from time import perf_counter
 
 import llama_cpp
@@ -20,8 +22,10 @@ def decode_seconds(
     seconds: float,
     threads: int = 0,
     repack: bool = True,
+    all_rows: bool = False,
+    before: Callable[[], None] | None = None,
 ) -> dict[int, float]:
-    """Time ``llama_decode`` for batches of the given sizes, with logits of the last token.
+    """Time ``llama_decode`` for batches of the given sizes.
 
     Args:
         path: a model; its vocabulary is not looked at.
@@ -30,10 +34,12 @@ def decode_seconds(
         seconds: each size is repeated for about as long, at least three times.
         threads: 0 for one a physical core.
         repack: see :class:`LlamaModel`.
+        all_rows: ask for the logits of all tokens, not of the last one alone: without them,
+            llama.cpp leaves out most of the last layer.
+        before: called before each decode, outside of what is timed.
 
     Returns:
-        Seconds of a batch, by its size: of one of the fastest eighth, as whatever else runs here
-        only ever makes it slower.
+        Seconds of a batch, by its size: the median.
 
     Raises:
         ModelLoadError, ContextError: llama.cpp can't load the model, or compute with it.
@@ -41,7 +47,8 @@ def decode_seconds(
     with LlamaModel(path, n_vocab=n_vocab, repack=repack) as model:
         params = llama_cpp.llama_context_default_params()
         params.n_ctx = params.n_batch = params.n_ubatch = max(sizes)
-        params.n_seq_max = params.n_outputs_max = 1
+        params.n_seq_max = 1
+        params.n_outputs_max = max(sizes) if all_rows else 1
         params.n_threads = params.n_threads_batch = threads or physical_cores()
         params.no_perf = True
         with collected_errors() as errors:
@@ -50,27 +57,35 @@ def decode_seconds(
             raise ContextError(f"{path.name}: llama.cpp makes no context: {reason(errors)}")
         batch = llama_cpp.llama_batch_init(max(sizes), 0, 1)
         try:
-            return {n: _time(context, batch, n, seconds) for n in sizes}
+            return {n: _time(context, batch, n, seconds, all_rows, before) for n in sizes}
         finally:
             llama_cpp.llama_batch_free(batch)
             llama_cpp.llama_free(context)
 
 
-def _time(context: object, batch: llama_cpp.llama_batch, n: int, seconds: float) -> float:
+def _time(
+    context: object,
+    batch: llama_cpp.llama_batch,
+    n: int,
+    seconds: float,
+    all_rows: bool,
+    before: Callable[[], None] | None,
+) -> float:
     memory = llama_cpp.llama_get_memory(context)
     batch.n_tokens = n
     for i in range(n):
-        batch.token[i], batch.pos[i], batch.logits[i] = i % 64, i, i == n - 1
+        batch.token[i], batch.pos[i], batch.logits[i] = i % 64, i, all_rows or i == n - 1
         batch.n_seq_id[i], batch.seq_id[i][0] = 1, 0
     found: list[float] = []
     spent = 0.0
     while len(found) < 4 or spent < seconds:
         llama_cpp.llama_memory_clear(memory, False)
+        if before is not None:
+            before()
         start = perf_counter()
         code = llama_cpp.llama_decode(context, batch)
         found.append(perf_counter() - start)
         spent += found[-1]
         if code != 0:
             raise ContextError(f"llama.cpp could not compute a batch of {n} tokens (code {code})")
-    found = sorted(found[1:])  # the first one warms up
-    return found[len(found) // 8]
+    return median(found[1:])  # the first one warms up

@@ -36,15 +36,20 @@ _PLAIN = ("F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q4_0")
 
 @dataclass(frozen=True)
 class SyntheticModel:
-    """A shape of ``presets.toml`` in a type of llama.cpp's quantiser."""
+    """A shape of ``presets.toml`` in a type of llama.cpp's quantiser.
+
+    Attributes:
+        n_layer: only so many layers; None for all.
+    """
 
     name: str
     quantization: str
+    n_layer: int | None = None
 
     @property
     def shape(self) -> dict[str, Any]:
         shape: dict[str, Any] = presets_content()["shapes"][self.name]
-        return shape
+        return shape if self.n_layer is None else {**shape, "n_layer": self.n_layer}
 
     @property
     def n_bytes(self) -> int:

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from trimix_edge.errors import UsageError
 from trimix_edge.planning.machine import N_BATCH, Machine
-from trimix_edge.planning.memory import MemoryNeed
+from trimix_edge.planning.memory import GPU_N_BATCH, MemoryNeed
 from trimix_edge.planning.weights import ModelWeights
 
 SYSTEM_BYTES = 600_000_000
 """What the system and its services take, which is never free."""
 
-PROCESS_BYTES = 260_000_000
+PROCESS_BYTES = 215_000_000
 """What Python with its libraries and compiled kernels takes, before any model."""
 
 KV_TYPES = ("f16", "q8_0")
-"""Types of the KV cache that are tried, the better first."""
+"""Types of the KV cache that are planned for where nothing is said, the better first."""
 
 ENOUGH = 5.0
 """Tokens a second that a recommended row generates, if any row does."""
@@ -27,6 +27,12 @@ _COARSE = re.compile(r"I?Q[123]|TQ")
 
 FUSE_SECONDS = 3e-9
 """For each id of the vocabulary and model, to fuse and choose: memory-bound everywhere."""
+
+N_PAST = 128
+"""Tokens of context that speeds of generation are told for."""
+
+GPU_SHARE = 0.95
+"""Of a GPU's memory, that models can have: its driver and the screen take some."""
 
 N_DRAFT, ACCEPTANCE = 3, 0.8
 """What drafting is predicted with: tokens that a small model drafts, and those that are right."""
@@ -42,26 +48,34 @@ class Speed:
 
 @dataclass(frozen=True)
 class Row:
-    """One way to run the models.
+    """One way to run the models: a type of files, and a type of the KV cache.
 
     Attributes:
         quantization: of the files.
-        download: bytes of all files.
-        memory: bytes that running them takes in all, the process included.
+        files: bytes of each model's files, by its name; ``download`` of all together.
+        memory: bytes of the machine's memory that running them takes in all, the process included.
+        gpu_memory: bytes of a GPU's memory that they take; None where they do not run there.
         fits: there is that much memory besides what the system takes.
         alone: of each model; ``fused`` of those that work together.
         drafting: tokens a second where a small model drafts :data:`N_DRAFT` tokens and
-            :data:`ACCEPTANCE` of them are right; None where it has nothing to gain.
+            :data:`ACCEPTANCE` of them are right; None for a model alone.
+        total: tokens a second that all sequences together generate.
     """
 
     quantization: str
     kv_type: str
-    download: int
+    files: Mapping[str, int]
     memory: int
+    gpu_memory: int | None
     fits: bool
     alone: Mapping[str, Speed]
     fused: Speed
-    drafting: float | None = None
+    drafting: float | None
+    total: float
+
+    @property
+    def download(self) -> int:
+        return sum(self.files.values())
 
 
 @dataclass(frozen=True)
@@ -71,11 +85,15 @@ class Target:
     Attributes:
         variants: by quantisation the weights of each model, by its name; the largest first.
         fused: names of the models that work together on each token.
+        characters: of text in its language that one token stands for; None where it is not known.
+        characters_source: what that was counted on.
     """
 
     name: str
     variants: Mapping[str, Mapping[str, ModelWeights]]
     fused: tuple[str, ...]
+    characters: float | None = None
+    characters_source: str = ""
 
     @property
     def types(self) -> frozenset[str]:
@@ -90,6 +108,7 @@ class Plan:
 
     Attributes:
         memory: bytes that the machine has, or that were given.
+        rows: by quantisation and then by type of the KV cache.
         recommended: index of a row; None where nothing fits.
     """
 
@@ -109,39 +128,37 @@ def make_plan(
     n_ctx: int,
     n_parallel: int = 1,
     memory: int | None = None,
-    kv_type: str | None = None,
+    kv_types: Sequence[str] = KV_TYPES,
 ) -> Plan:
-    """Plan for each quantisation; with a KV cache of the best type that fits, f16 if none does.
+    """Plan for each quantisation and type of the KV cache.
 
     Args:
         n_ctx: tokens of context of each sequence.
         n_parallel: sequences at a time.
         memory: bytes instead of the machine's.
-        kv_type: the only type of the KV cache that is tried.
+        kv_types: of the KV cache, the better first.
     """
-    memory = memory or machine.memory
-    rows = []
-    for quantization, models in target.variants.items():
-        tried = [
-            _row(quantization, models, target.fused, machine, n_ctx, n_parallel, kv, memory)
-            for kv in ((kv_type,) if kv_type else KV_TYPES)
-        ]
-        rows.append(next((row for row in tried if row.fits), tried[0]))
-    return Plan(target, machine, memory, n_ctx, n_parallel, tuple(rows), _recommended(rows))
+    machine = machine if memory is None else replace(machine, memory=memory)
+    rows = [
+        _row(quantization, models, target.fused, machine, n_ctx, n_parallel, kv_type)
+        for quantization, models in target.variants.items()
+        for kv_type in kv_types
+    ]
+    return Plan(target, machine, machine.memory, n_ctx, n_parallel, tuple(rows), _recommended(rows))
 
 
 def _recommended(rows: list[Row]) -> int | None:
     """The largest that fits and generates :data:`ENOUGH`, else the fastest that fits.
 
     Files of less than four bits a weight say other things than the model did: only where no larger
-    ones fit.
+    ones fit. Of rows that are alike the first counts, which has the better KV cache.
     """
     fitting = [n for n, row in enumerate(rows) if row.fits]
     fitting = [n for n in fitting if not _COARSE.match(rows[n].quantization)] or fitting
     fast = [n for n in fitting if rows[n].fused.generation >= ENOUGH]
     if fast:
         return max(fast, key=lambda n: rows[n].download)
-    return max(fitting, key=lambda n: rows[n].fused.generation, default=None)
+    return max(fitting, key=lambda n: round(rows[n].fused.generation, 2), default=None)
 
 
 def _row(
@@ -152,27 +169,31 @@ def _row(
     n_ctx: int,
     n_parallel: int,
     kv_type: str,
-    memory: int,
 ) -> Row:
-    need = memory_need([models[name] for name in fused], n_ctx * n_parallel, kv_type)
+    together = [models[name] for name in fused]
+    need, on_gpu = memory_need(together, n_ctx * n_parallel, kv_type), None
+    if machine.gpu_memory:
+        whole = sum(_need(m, n_ctx * n_parallel, kv_type, GPU_N_BATCH) for m in together)
+        if whole <= machine.gpu_memory * GPU_SHARE:
+            need, on_gpu = PROCESS_BYTES, whole
     alone = {
         name: Speed(1 / prompt_seconds(model, machine), 1 / token_seconds(model, machine))
         for name, model in models.items()
     }
-    together = [models[name] for name in fused]
-    per_token = sum(token_seconds(model, machine) for model in together)
-    if len(together) > 1:
-        per_token += sum(FUSE_SECONDS * model.shape.n_vocab for model in together)
-    speed = Speed(1 / sum(prompt_seconds(model, machine) for model in together), 1 / per_token)
+    fusing = sum(FUSE_SECONDS * m.shape.n_vocab for m in together) if len(together) > 1 else 0.0
+    plain = sum(token_seconds(model, machine) for model in together) + fusing
+    batch = sum(batch_seconds(model, machine, n_parallel) for model in together)
     return Row(
         quantization=quantization,
         kv_type=kv_type,
-        download=sum(model.n_file_bytes for model in models.values()),
+        files={name: model.n_file_bytes for name, model in models.items()},
         memory=need,
-        fits=fits(need, memory),
+        gpu_memory=on_gpu,
+        fits=fits(need, machine.memory),
         alone=alone,
-        fused=speed,
-        drafting=_drafting(together, machine, 1 / per_token) if len(together) > 1 else None,
+        fused=Speed(1 / sum(prompt_seconds(m, machine) for m in together), 1 / plain),
+        drafting=_drafting(together, machine, fusing) if len(together) > 1 else None,
+        total=n_parallel / (batch + n_parallel * fusing),
     )
 
 
@@ -182,10 +203,12 @@ def memory_need(models: Iterable[ModelWeights], n_ctx: int, kv_type: str = "f16"
     Args:
         n_ctx: tokens of context of all sequences together.
     """
-    return PROCESS_BYTES + sum(
-        MemoryNeed.of(model.shape, model.n_bytes, n_ctx, kv_type, n_batch=N_BATCH).total
-        for model in models
-    )
+    return PROCESS_BYTES + sum(_need(model, n_ctx, kv_type, N_BATCH) for model in models)
+
+
+def _need(model: ModelWeights, n_ctx: int, kv_type: str, n_batch: int) -> int:
+    need = MemoryNeed.of(model.shape, model.n_bytes, n_ctx, kv_type, n_batch=n_batch)
+    return need.total
 
 
 def fits(need: int, memory: int) -> bool:
@@ -209,42 +232,51 @@ def parse_memory(text: str) -> int:
     return int(n_bytes)
 
 
-def token_seconds(model: ModelWeights, machine: Machine, n_past: int = 128) -> float:
+def token_seconds(model: ModelWeights, machine: Machine) -> float:
     """Seconds of one token: all weights once, what the layers do beside, and the KV cache.
 
     Raises:
         KeyError: the machine has no speed for a type of the model.
     """
+    return batch_seconds(model, machine, 1)
+
+
+def batch_seconds(model: ModelWeights, machine: Machine, n: int, n_past: int = N_PAST) -> float:
+    """Seconds of a batch of ``n`` tokens whose logits are all wanted.
+
+    Args:
+        n_past: tokens of context that each of them reads.
+
+    Raises:
+        KeyError: see :func:`token_seconds`.
+    """
     weights = sum(
-        n / machine.speed(kind).token
+        weights * machine.speed(kind).seconds(n)
         for part in (model.layers, model.output)
-        for kind, n in part.items()
+        for kind, weights in part.items()
     )
-    kv = model.shape.kv_bytes(n_past) / machine.bytes_per_second
+    kv = n * model.shape.kv_bytes(n_past) / machine.bytes_per_second
     return weights + model.shape.n_layer * machine.layer_seconds + kv
 
 
 def prompt_seconds(model: ModelWeights, machine: Machine) -> float:
-    """Seconds of a prompt for each of its tokens; the output layer is used once a batch."""
-    layers = sum(n / machine.speed(kind).prompt for kind, n in model.layers.items())
+    """Seconds of a prompt for each of its tokens.
+
+    The output layer is used once a batch, as is the feed-forward part of the last layer: llama.cpp
+    computes both only for tokens whose logits are wanted.
+    """
+    shape = model.shape
+    n_all = sum(model.layers.values())
+    of_last = min(3 * shape.n_embd * shape.n_ff, n_all // shape.n_layer)
+    share = 1 - of_last / n_all if n_all else 1.0
+    layers = sum(n * machine.speed(kind).seconds(N_BATCH) for kind, n in model.layers.items())
     output = sum(n / machine.speed(kind).token for kind, n in model.output.items())
-    return layers + (output + model.shape.n_layer * machine.layer_seconds) / N_BATCH
+    return (share * layers + output + shape.n_layer * machine.layer_seconds) / N_BATCH
 
 
-def _drafting(models: list[ModelWeights], machine: Machine, plain: float) -> float | None:
-    """Tokens a second with drafts (Leviathan et al. 2023, equation 1), if that is faster."""
+def _drafting(models: list[ModelWeights], machine: Machine, fusing: float) -> float:
+    """Tokens a second with drafts (Leviathan et al. 2023, equation 1)."""
     times = [token_seconds(model, machine) for model in models]
     kept = (1 - ACCEPTANCE ** (N_DRAFT + 1)) / (1 - ACCEPTANCE)
-    batch = sum(_batch_seconds(model, machine, N_DRAFT + 1) for model in models)
-    found = kept / (N_DRAFT * min(times) + batch)
-    return found if found > plain else None
-
-
-def _batch_seconds(model: ModelWeights, machine: Machine, n: int) -> float:
-    """Seconds of a small batch: between one token's, and arithmetic alone."""
-    arithmetic = n * sum(
-        weights / machine.speed(kind).prompt
-        for part in (model.layers, model.output)
-        for kind, weights in part.items()
-    )
-    return max(token_seconds(model, machine), arithmetic)
+    batch = sum(batch_seconds(model, machine, N_DRAFT + 1) for model in models)
+    return kept / (N_DRAFT * min(times) + batch + (N_DRAFT + 1) * fusing)

@@ -11,7 +11,7 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter
 
 from trimix_edge.llama.quantize import quantize_rows
 
-N_VOCAB = 256
+N_VOCAB = 64
 """Rows of the embedding and of the output layer, next to nothing."""
 
 _HEAD = 128

@@ -83,7 +83,7 @@ def summarise(file: GgufFile, n_ctx: int | None = None, kv_type: str = "f16") ->
         kind=file.get("general.type", str) or "model",
         architecture=file.architecture,
         name=file.get("general.name", str) or "",
-        quantization=_quantization(file),
+        quantization=quantization(file),
         n_parts=file.n_parts,
         n_bytes=file.n_bytes,
         n_parameters=file.n_parameters,
@@ -105,7 +105,8 @@ def summarise(file: GgufFile, n_ctx: int | None = None, kv_type: str = "f16") ->
     )
 
 
-def _quantization(file: GgufFile) -> str:
+def quantization(file: GgufFile) -> str:
+    """The type of a file as a whole, by llama.cpp's name, or what most of its bytes are."""
     number = file.get("general.file_type", int)
     try:
         name: str = LlamaFileType(number).name
