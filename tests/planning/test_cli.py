@@ -171,7 +171,9 @@ def test_files_that_lie_are_refused_or_planned(
 def test_pull_asks_before_it_fetches_what_will_not_fit(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=4 * 10**9, available=10**9))
+    monkeypatch.setattr(
+        psutil, "virtual_memory", lambda: SimpleNamespace(total=4 * 10**9, available=10**9)
+    )
     folder = tmp_path / "trio"
     assert run(["pull", "qwen2.5-1.5b-7b-bo", "--to", str(folder)]) == 2
     err = capfd.readouterr().err
