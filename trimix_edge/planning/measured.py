@@ -1,7 +1,7 @@
 """This machine, measured in seconds: llama.cpp itself, on one layer of random weights a type.
 
-What is measured is kept on disk, so that each type is measured once. A layer alone would stay in a
-large cache from one token to the next, as no model does: other memory is read between them.
+What is measured is kept on disk, so that each type is measured once. Other memory is read between
+the runs, so that the layer does not come from a large cache, as no model does.
 """
 
 from __future__ import annotations
