@@ -122,14 +122,17 @@ def test_explain_in_a_pipe_prints_each_piece_with_the_shares_of_the_models(
     code, out, err = run("generate", tiny, TEXT, "--explain")
     *lines, last = out.split("\n")[:-1]
     pieces = [line.split("\t") for line in lines]
-    assert (code, "".join(json.loads(text) for text, _ in pieces)) == (0, plain.out[:-1])
+    assert (code, "".join(json.loads(text) for text, *_ in pieces)) == (0, plain.out[:-1])
     assert last == ""
     roles = ("large_ins", "small_cpt", "small_base")
     totals = dict.fromkeys(roles, 0.0)
-    for _, told in pieces:
-        shares = dict(part.split() for part in told.split("  "))
+    for _, told, *mean in pieces:
+        shares = {role: float(part) for role, part in map(str.split, told.split("  "))}
         assert tuple(shares) == roles
-        totals = {role: totals[role] + float(share) for role, share in shares.items()}
+        magnitude = sum(map(abs, shares.values()))
+        n_tokens = int(mean[0].split()[2]) if mean else 1
+        assert magnitude <= 1.02 if mean else magnitude == pytest.approx(1, abs=0.02)
+        totals = {role: totals[role] + n_tokens * shares[role] for role in roles}
     told_by_json = printed(run, "generate", tiny, TEXT, "--explain")["shares"]
     for role in roles:
         expected = sum(token[role] for token in told_by_json)

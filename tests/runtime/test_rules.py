@@ -6,6 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from fakes import ByteTokenizer, FakeModels, FirstChoice, never_ends
+from hypothesis import given
+from hypothesis import strategies as st
 
 from trimix_edge import values
 from trimix_edge.config import (
@@ -180,6 +182,48 @@ def test_shares_of_saf_use_its_endorsement_and_a_tie_has_none() -> None:
     flat = {role: np.zeros((1, 4), np.float32) for role in Role}
     tied = LinearFusion(FusionWeights(0.1, 0.9), 4)
     assert set(tied.shares(flat, 0, tied.fuse(flat).logits[0], 0).values()) == {0.0}
+
+
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from(["trimix", "proxy", "average", "saf", "saf:small_cpt", "single:small_base"]),
+    st.tuples(st.floats(-1, 2), st.floats(-1, 2)),
+    st.none() | st.builds(Plausibility, st.sampled_from(Role), st.floats(1e-3, 1)),
+    st.integers(1, 4),
+)
+def test_magnitudes_of_shares_add_up_to_1_or_no_role_preferred_anything(
+    seed: int,
+    rule_name: str,
+    pair: tuple[float, float],
+    plausibility: Plausibility | None,
+    n_values: int,
+) -> None:
+    rng = np.random.default_rng(seed)
+    rows = {r: rng.integers(0, n_values, (1, 5)).astype(np.float32) for r in Role}  # many are equal
+    rule = make_rule(values.rule(rule_name), FusionWeights(*pair), 5, plausibility)
+    row, best = rule.fuse(rows)
+    for token in (int(best[0]), int(rng.integers(5))):
+        shares = rule.shares(rows, 0, row[0], token)
+        magnitude = sum(map(abs, shares.values()))
+        if magnitude:
+            assert magnitude == pytest.approx(1)
+        else:
+            weighted = [role for role in shares if rule.weights is None or rule.weights.of(role)]
+            others = [t for t in range(5) if t != token]
+            assert any(
+                all(rows[r][0, t] == rows[r][0, token] for r in weighted) for t in others
+            ) or rule_name.startswith("saf")
+
+
+def test_a_token_that_a_mask_left_alone_is_compared_with_the_best_without_the_mask() -> None:
+    rows = {role: np.zeros((1, 4), np.float32) for role in Role}
+    rows[Role.LARGE_INS][0] = [5, 1, 4, 0]
+    rows[Role.SMALL_CPT][0] = [9, 1, 0, 0]
+    rule = LinearFusion(FusionWeights(0.5, 0.5), 4, Plausibility(Role.SMALL_CPT, 0.9))
+    row = rule.fuse(rows).logits[0]
+    assert np.isfinite(row).sum() == 1
+    # token 0 over token 2: 0.5·(5 - 4) of large_ins, 0.5·(9 - 0) of small_cpt
+    assert rule.shares(rows, 0, row, 0) == pytest.approx({Role.LARGE_INS: 0.1, Role.SMALL_CPT: 0.9})
 
 
 def test_auto_evaluates_each_token_of_the_prompt_once_and_drops_a_role_of_weight_0() -> None:

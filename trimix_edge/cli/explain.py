@@ -10,7 +10,10 @@ from rich.text import Text
 
 from trimix_edge.config import Role
 
-LEGEND = "share of each model in the text, + for and - against the tokens that were chosen: "
+LEGEND = (
+    "share of each model in the text, + for and - against the tokens that were chosen, mean of all "
+    "tokens: "
+)
 
 COLOURS = {Role.LARGE_INS: "cyan", Role.SMALL_CPT: "green", Role.SMALL_BASE: "magenta"}
 
@@ -19,15 +22,17 @@ class Explainer:
     """Shows text in the colour of the role that carried it, and a legend at the end. Without
     colours, in a pipe or a file, each piece is a line with its shares.
 
-    A token that is only a part of a character has no text yet: its shares count for the text that
-    comes with the rest of the character.
+    The magnitudes of a token's shares add up to 1. A token that is only a part of a character has
+    no text yet: it counts for the text that comes with the rest of the character. Such a line has
+    the mean of its tokens, and their number. Its magnitudes add up to less than 1 where a model was
+    for one of the tokens and against another.
     """
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(highlight=False, markup=False, soft_wrap=True)
         self._waiting: dict[Role, float] = {}
         self._total: dict[Role, float] = {}
-        self._n_tokens = 0
+        self._n_tokens = self._n_waiting = 0
 
     def show(self, text: str, shares: Mapping[Role, float] | None) -> None:
         """Print a chunk's text at once."""
@@ -35,13 +40,17 @@ class Explainer:
             self._waiting[role] = self._waiting.get(role, 0.0) + share
             self._total[role] = self._total.get(role, 0.0) + share
         self._n_tokens += shares is not None
+        self._n_waiting += shares is not None
         if text and self.has_colours:
             self._console.print(Text(text, style=self._style()), end="")
         elif text:
-            told = "  ".join(f"{role} {share:+.2f}" for role, share in self._waiting.items())
-            print(f"{json.dumps(text, ensure_ascii=False)}\t{told}", file=self._console.file)
+            n = max(self._n_waiting, 1)
+            told = "  ".join(f"{role} {share / n:+.2f}" for role, share in self._waiting.items())
+            many = f"\tmean of {n} tokens" if n > 1 else ""
+            print(f"{json.dumps(text, ensure_ascii=False)}\t{told}{many}", file=self._console.file)
         if text:
             self._waiting.clear()
+            self._n_waiting = 0
 
     @property
     def has_colours(self) -> bool:

@@ -88,12 +88,21 @@ def shares_of_lead(
     token: int,
     weights: Mapping[Role, float],
 ) -> dict[Role, float]:
-    others = fused_row.copy()
-    others[token] = -np.inf
-    rival = int(np.argmax(others))
+    """:meth:`FusionRule.shares` under the weights of one step."""
+    rival = _best_other(fused_row, token)
+    if rival == token or fused_row[rival] == -np.inf:  # a mask left one token
+        n_vocab = len(fused_row)
+        unmasked = [np.float32(w) * logits[role][row, :n_vocab] for role, w in weights.items() if w]
+        rival = _best_other(np.sum(unmasked, axis=0), token)
     pulls = {}
     for role, weight in weights.items():
         pull = weight * (float(logits[role][row, token]) - float(logits[role][row, rival]))
         pulls[role] = pull if math.isfinite(pull) else 0.0
     total = sum(map(abs, pulls.values())) or 1.0
     return {role: pull / total for role, pull in pulls.items()}
+
+
+def _best_other(row: npt.NDArray[np.float32], token: int) -> int:
+    others = row.copy()
+    others[token] = -np.inf
+    return int(np.argmax(others))

@@ -89,7 +89,10 @@ class FusionRule(Protocol):
 
         With ``t`` the token and ``r`` the best other one of the fused row, the share of a role is
         ``w·(L[t] - L[r])`` of its logits, divided by the sum of all roles' magnitudes: positive for
-        a role that preferred the token, negative for one that was overruled. All 0 on a tie.
+        a role that preferred the token, negative for one that was overruled. So the magnitudes
+        add up to 1; all shares are 0 where no role preferred either of the two.
+
+        Where a mask left no other token, ``r`` is the best other one without the mask.
 
         Args:
             logits: what was fused.
