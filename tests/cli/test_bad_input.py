@@ -15,6 +15,8 @@ import pytest
 from gguf import GGUFWriter
 from tiny_models import SMALL, edit_gguf, random_tensors, tokenizer, write_gguf
 
+from trimix_edge.cli import app
+
 Run = Callable[..., tuple[int, str, str]]
 
 
@@ -253,12 +255,15 @@ def test_no_verb_shows_the_help(run: Run) -> None:
     assert "generate" in out
 
 
-@pytest.mark.parametrize("verb", ["generate", "chat", "info"])
-def test_help_is_no_error(run: Run, verb: str) -> None:
-    code, out, err = run(verb, "--help")
+@pytest.mark.parametrize("verb", [[], *([command.name] for command in app.registered_commands)])
+def test_help_is_no_error_and_shows_no_type_of_python(
+    run: Run, monkeypatch: pytest.MonkeyPatch, verb: list[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "250")
+    code, out, err = run(*verb, "--help")
     assert (code, err) == (0, "")
     assert "Usage" in out
-    assert "<bool>" not in out, "what takes no value has no type"
+    assert not re.findall(r"<[a-z]+[^>]*>|\b(?:list|tuple)\[", out)
 
 
 def test_a_lack_of_memory_is_told(run: Run, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,8 +29,8 @@ def shapes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_table_has_a_row_for_each_way(run: Run, tiny: Path) -> None:
-    code, out, err = run("bench", tiny, *QUICK)
-    assert (code, err) == (0, "")
+    code, out, _ = run("bench", tiny, *QUICK)  # a busy machine is told its progress on stderr
+    assert code == 0
     for name in (
         "large_ins alone",
         "small_base, prompt",
@@ -103,8 +103,8 @@ def test_a_file_without_prompts_is_told(run: Run, tiny: Path, tmp_path: Path) ->
 
 def test_many_sequences_have_a_row_for_each_number(run: Run, tiny: Path) -> None:
     quick = ("-r", "1", "-t", "1", "-c", "512")
-    code, out, err = run("bench", tiny, "--parallel", "1,3", *quick)
-    assert (code, err) == (0, "")
+    code, out, _ = run("bench", tiny, "--parallel", "1,3", *quick)
+    assert code == 0
     assert "of llama.cpp's batch" in out
     found = json.loads(run("bench", tiny, "--parallel", "1,3", *quick, "--json").out)
     assert [row["sequences"] for row in found if row["case"] == "fused"] == [1, 3]

@@ -101,14 +101,24 @@ def _root(
         raise typer.Exit(2)
 
 
-def _hide_types_of_flags(command: Any) -> None:
-    """Typer shows ``<bool>`` beside what takes no value."""
+_WORDS = {"int": "N", "float": "NUMBER", "str": "TEXT", "path": "PATH", "file": "PATH"}
+"""What help shows for a value, by the name that Typer has for its type."""
+
+
+def _name_values(command: Any) -> None:
+    """Show people's words where newer versions of Typer show Python's types, as ``<list[str]>``."""
     context = command.make_context("trimix-edge", [], resilient_parsing=True)
-    for option in command.get_params(context):
-        if getattr(option, "is_flag", False):
-            option.metavar = ""
+    for parameter in command.get_params(context):
+        if parameter.param_type_name == "argument":
+            parameter.display_type_rich = lambda ctx: None  # beside the name, which says it all
+        elif getattr(parameter, "is_flag", False):
+            parameter.metavar = ""
+        elif parameter.metavar is None and hasattr(parameter, "display_type"):
+            name = parameter.display_type(context).strip("<>")
+            name = name.removeprefix("list[").removesuffix("]").removesuffix(" range")
+            parameter.metavar = _WORDS.get(name, name)
     for inner in getattr(command, "commands", {}).values():
-        _hide_types_of_flags(inner)
+        _name_values(inner)
 
 
 def _fail(message: object, code: int) -> int:
@@ -132,7 +142,7 @@ def _run(arguments: list[str] | None) -> int:
     try:
         command = typer.main.get_command(app)
         if {"-h", "--help"} & {*(sys.argv if arguments is None else arguments)}:
-            _hide_types_of_flags(command)
+            _name_values(command)
         code = command.main(arguments, prog_name="trimix-edge", standalone_mode=False)
         sys.stdout.flush()
     except UsageError as error:

@@ -13,7 +13,7 @@ import typer
 
 from trimix_edge.cli import groups, making
 from trimix_edge.cli import options as opt
-from trimix_edge.cli.console import Bar, announce_kernels
+from trimix_edge.cli.console import Bar, announce_kernels, output, show_table
 from trimix_edge.cli.show_parallel import parallel_json, parallel_table
 from trimix_edge.errors import PromptError, TargetError, UsageError
 
@@ -152,44 +152,41 @@ def _write_models(
 
 
 def _show(report: BenchReport) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     from trimix_edge.files import megabytes
 
-    console = Console(highlight=False)
+    console = output()
     params, mark = report.params, " (simulated)" if report.simulated else ""
-    table = Table("", "tokens/s", "x plain", "x large_ins", f"accepted{mark}", "outside", box=None)
-    table.columns[0].no_wrap = True
-    for column in table.columns[1:]:
-        column.justify = "right"
     alone = report.measured.get("large_ins alone")
-    for role, seconds in report.prompt_seconds.items():
-        table.add_row(f"{role}, prompt", f"{params.n_prompt / seconds:.1f}")
-    table.add_section()
+    rows = [
+        (f"{role}, prompt", f"{params.n_prompt / seconds:.1f}", "", "", "", "")
+        for role, seconds in report.prompt_seconds.items()
+    ]
     for name, run in report.measured.items():
         case = run.case
         plain = report.measured[case.baseline] if case.baseline else None
         fused = len(case.weights.roles) > 1
-        table.add_row(
-            name,
-            f"{run.tokens_per_second:.1f}",
-            f"{run.speedup_over(plain):.2f}" if plain else "",
-            f"{run.speedup_over(alone):.2f}" if alone and fused else "",
-            "" if run.acceptance is None else f"{run.acceptance:.2f} of {run.drafted}",
-            f"{run.outside_ms:.3f} ms  {run.outside_share:.1%}",
+        rows.append(
+            (
+                name,
+                f"{run.tokens_per_second:.1f}",
+                f"{run.speedup_over(plain):.2f}" if plain else "",
+                f"{run.speedup_over(alone):.2f}" if alone and fused else "",
+                "" if run.acceptance is None else f"{run.acceptance:.2f} of {run.drafted}",
+                f"{run.outside_ms:.3f} ms  {run.outside_share:.1%}",
+            )
         )
-    roomy = console.options.update(max_width=1000)
-    console.width = max(console.width, console.measure(table, options=roomy).maximum)
-    console.print(table, "")
+    header = ("", "tokens/s", "x plain", "x large_ins", f"accepted{mark}", "outside")
+    show_table(header, rows, right=range(1, 6))
+    console.print()
     lengths = sorted({n for run in report.measured.values() for n in run.arms})
     if lengths:
-        arms = Table("tokens/s by draft length", *map(str, lengths), box=None)
-        for name, run in report.measured.items():
-            if run.arms:
-                rates = (run.arms[n] for n in lengths)
-                arms.add_row(name, *(f"{rate:.1f} ({rounds})" for rate, rounds in rates))
-        console.print(arms, "[dim]in brackets: rounds that drafted so many tokens[/dim]", "")
+        arms = [
+            (name, *(f"{rate:.1f} ({rounds})" for rate, rounds in (run.arms[n] for n in lengths)))
+            for name, run in report.measured.items()
+            if run.arms
+        ]
+        show_table(("tokens/s by draft length", *map(str, lengths)), arms)
+        console.print("in brackets: rounds that drafted so many tokens\n", style="dim")
     rest = report.peak_memory - report.file_bytes - report.kv_bytes
     console.print(
         f"a prompt of {report.n_shared} tokens that shares 90 % of them with the one before starts "
@@ -201,7 +198,7 @@ def _show(report: BenchReport) -> None:
     )
     if report.simulated:
         console.print(
-            f"[dim]Random weights: an acceptance of {params.acceptance:g} is simulated.[/dim]"
+            f"Random weights: an acceptance of {params.acceptance:g} is simulated.", style="dim"
         )
 
 

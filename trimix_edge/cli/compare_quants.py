@@ -13,7 +13,7 @@ import typer
 
 from trimix_edge.cli import making
 from trimix_edge.cli import options as opt
-from trimix_edge.cli.console import Bar
+from trimix_edge.cli.console import Bar, output, show_table
 from trimix_edge.errors import PromptError, UsageError
 
 if TYPE_CHECKING:
@@ -129,27 +129,32 @@ def _variants(comparison: Comparison) -> Iterator[Variant]:
 def _print(comparison: Comparison, chosen: Variant | None, limit: int, *, markdown: bool) -> None:
     from trimix_edge.files import megabytes
 
+    say = output().print
+
     head = ["type", "size", "tokens/s"]
     for i, loss in enumerate(comparison.base.losses):
         name = Path(loss.text).name
         head += [f"{name}: bits/byte", "more than as given (95 %)", "KL, nats (95 %)", "same top"]
-        print(
+        say(
             f"{name}: {comparison.n_chunks[i]} chunks of {comparison.chunk_size} tokens, "
             f"{comparison.n_tokens[i]} tokens scored"
         )
     rows = [_row(variant, variant is comparison.base) for variant in _variants(comparison)]
-    (_print_markdown if markdown else _print_table)(head, rows)
+    if markdown:
+        _print_markdown(head, rows)
+    else:
+        show_table(head, rows, right=range(1, len(head)))
     notes: dict[str, list[str]] = {}
     for variant in comparison.variants:
         for note in variant.notes:
             notes.setdefault(note, []).append(variant.name)
     for note, names in notes.items():
-        print(f"{', '.join(names)}: {note}")
+        say(f"{', '.join(names)}: {note}")
     what = f"in {megabytes(limit)} of memory, for {Path(comparison.base.losses[0].text).name}"
     if chosen is None:
-        print(f"{what}: none of these runs")
+        say(f"{what}: none of these runs")
         return
-    print(
+    say(
         f"{what}: {chosen.name}, which takes {megabytes(chosen.n_memory)}: of those that fit, "
         f"the closest to the model as given, by KL divergence"
     )
@@ -171,18 +176,6 @@ def _row(variant: Variant, is_base: bool) -> list[str]:
             "" if is_base else f"{loss.same_top:.1%}",
         ]
     return row
-
-
-def _print_table(head: list[str], rows: list[list[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*head, box=None)
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for row in rows:
-        table.add_row(*row)
-    Console(highlight=False).print(table)
 
 
 def _print_markdown(head: list[str], rows: list[list[str]]) -> None:

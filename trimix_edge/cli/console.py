@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Collection, Sequence
@@ -10,10 +11,10 @@ from types import TracebackType
 from typing import Any
 
 from rich.cells import cell_len
-from rich.console import Console
-from rich.markup import escape
+from rich.console import Console, JustifyMethod
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from trimix_edge.config import Role
 
@@ -89,6 +90,15 @@ class Bar:
         self.close()
 
 
+def output() -> Console:
+    """Where results go. A pipe or a file has no width: a row of a table is one line there, unless
+    ``COLUMNS`` says how wide it may be."""
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = 10_000
+    return console
+
+
 def show_table(
     header: Sequence[str],
     rows: Sequence[Sequence[str]],
@@ -98,31 +108,34 @@ def show_table(
 ) -> None:
     """Print a table; where the terminal is too narrow for whole cells, a block of lines a row.
 
-    Only the last column may take several lines.
+    Only the last column may take several lines. A block leaves out empty cells.
 
     Args:
+        header: empty strings for columns that explain themselves.
         right: the columns, from 0, whose cells stand at the right: numbers.
+        console: :func:`output` if absent.
     """
-    console = console or Console(highlight=False, markup=False)
+    console = console or output()
     columns = list(zip(header, *rows, strict=True))
     words = [word for cell in columns[-1] for word in cell.split()]
-    needed = sum(max(map(cell_len, cells)) + 2 for cells in (*columns[:-1], words))
+    needed = sum(max(map(cell_len, cells), default=0) + 2 for cells in (*columns[:-1], words))
     if needed <= console.width:
-        table = Table(box=None)
+        table = Table(box=None, show_header=any(header))
         for i, name in enumerate(header):
             is_last = i == len(header) - 1
-            table.add_column(name, justify="right" if i in right else "left", no_wrap=not is_last)
+            justify: JustifyMethod = "right" if i in right else "left"
+            table.add_column(Text(name), justify=justify, no_wrap=not is_last)
         for row in rows:
-            table.add_row(*map(escape, row))
+            table.add_row(*map(Text, row))
         console.print(table)
         return
     for first, *others in rows:
-        block = [
-            first,
-            *(f"  {name}: {cell}" for name, cell in zip(header[1:], others, strict=True)),
-        ]
-        for line in block:
-            console.print("\n".join(wrapped(line, console.width, "    ")), soft_wrap=True)
+        block = [(first, "")]
+        for name, cell in zip(header[1:], others, strict=True):
+            label = f"{name}: " if name else ""
+            block += [(f"  {label}{line}", "    ") for line in cell.splitlines() if line.strip()]
+        for line, indent in block:
+            console.print(Text("\n".join(wrapped(line, console.width, indent))), soft_wrap=True)
 
 
 def wrapped(text: str, width: int, indent: str = "") -> list[str]:

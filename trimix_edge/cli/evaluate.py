@@ -12,7 +12,7 @@ import typer
 from trimix_edge import values
 from trimix_edge.cli import groups, making
 from trimix_edge.cli import options as opt
-from trimix_edge.cli.console import Bar, announce_kernels, stderr
+from trimix_edge.cli.console import Bar, announce_kernels, show_table, stderr
 from trimix_edge.config import SamplingParams
 
 _BENCHMARK, _RESULTS = "Benchmark", "Results"
@@ -276,20 +276,7 @@ def show_prompts(prompts: list[tuple[str, str]], *, as_json: bool) -> None:
 
 def show(report: dict[str, object]) -> None:
     """The scores of a report, as a table on the terminal."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
     from trimix_edge.evaluate.show import result_table
 
     header, *rows = result_table(report)
-    table = Table(*map(escape, header), box=None)
-    for at, column in enumerate(table.columns):
-        column.justify = "left" if at in (0, 1, 3) else "right"
-        column.no_wrap = True
-    for row in rows:
-        table.add_row(*map(escape, row))
-    console = Console(highlight=False)
-    roomy = console.options.update(max_width=1000)
-    console.width = max(console.width, console.measure(table, options=roomy).maximum)
-    console.print(table)
+    show_table(header, rows, right={*range(len(header))} - {0, 1, 3})

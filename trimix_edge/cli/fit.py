@@ -12,7 +12,7 @@ import typer
 
 from trimix_edge.cli import groups, making
 from trimix_edge.cli import options as opt
-from trimix_edge.cli.console import Bar, announce_kernels, show_table
+from trimix_edge.cli.console import Bar, announce_kernels, output, show_table
 from trimix_edge.errors import PromptError, TrioConfigError, UsageError, notice
 
 if TYPE_CHECKING:
@@ -215,9 +215,7 @@ def _as_json(fit: Fit) -> dict[str, Any]:
 
 
 def _print(fit: Fit) -> None:
-    from rich.console import Console
-
-    console = Console(highlight=False, markup=False)
+    console = output()
     rows = [
         ("grid's best", fit.best_pair, fit.best_nll),
         (f"Newton, {fit.n_steps} steps", fit.newton, fit.newton_nll),
@@ -238,17 +236,13 @@ def _print(fit: Fit) -> None:
     show_table(header, shown, right=(2, 3), console=console)
     for name, gain in (("present weights", fit.gain_on_current), ("grid's best", fit.gain_on_grid)):
         if gain is not None:
-            console.print(
-                f"gain on the {name}: {gain.nats:.5f} ± {gain.error:.5f} nats a token",
-                soft_wrap=True,
-            )
+            console.print(f"gain on the {name}: {gain.nats:.5f} ± {gain.error:.5f} nats a token")
     _print_surface(fit)
 
 
 def _print_surface(fit: Fit) -> None:
     """The grid's perplexities, the better the greener."""
     import numpy as np
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -265,13 +259,13 @@ def _print_surface(fit: Fit) -> None:
         cells = []
         for value, heat in zip(row, shade, strict=True):
             red, green = int(60 + 160 * heat**0.5), int(160 - 120 * heat**0.5)
-            cells.append(Text(f" {value:7.4g} ", style=f"white on rgb({red},{green},50)"))
+            told = f"{value:.4g}" if value < 9999.5 else f"{value:.2e}"
+            cells.append(Text(f" {told:>8}", style=f"white on rgb({red},{green},50)"))
         table.add_row(f"{w:g}", *cells)
-    console = Console(highlight=False, markup=False)
+    console = output()
     console.print(
         "perplexity of the fitted tokens, the greener the lower; down: the weight of large_ins, "
-        "across: the weight of small_cpt; small_base has the rest of 1",
-        soft_wrap=True,
+        "across: the weight of small_cpt; small_base has the rest of 1"
     )
     console.print(table)
 

@@ -8,14 +8,13 @@ from typing import Annotated
 
 import typer
 
+from trimix_edge.cli.console import show_table
+
 
 def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Tell what this build of llama.cpp and this machine can do."""
-    from rich.console import Console
-    from rich.table import Table
-
     from trimix_edge import __version__
     from trimix_edge.llama import backend_info
     from trimix_edge.trios.manifest import embedded_trios
@@ -25,8 +24,7 @@ def command(
     if as_json:
         print(json.dumps({"trimix_edge": __version__, **asdict(info), "trios": trios}))
         return
-    table = Table(show_header=False, box=None)
-    for name, value in (
+    facts = (
         ("trimix-edge", __version__),
         ("llama-cpp-python", info.llama_cpp_python),
         (
@@ -38,6 +36,5 @@ def command(
         ("physical cores", str(info.physical_cores)),
         ("memory", f"{info.memory_available / 1e9:.1f} of {info.memory / 1e9:.1f} GB free"),
         ("embedded trios", ", ".join(trios)),
-    ):
-        table.add_row(name, value)
-    Console(highlight=False).print(table)
+    )
+    show_table(("", ""), facts)

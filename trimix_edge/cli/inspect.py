@@ -11,6 +11,7 @@ import typer
 
 from trimix_edge.cli import making
 from trimix_edge.cli import options as opt
+from trimix_edge.cli.console import show_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +23,9 @@ def command(
     file: Annotated[
         Path,
         typer.Argument(
-            metavar="FILE.gguf|TRIO", help="Or a trio.toml or its folder.", show_default=False
+            metavar="FILE.gguf|TRIO",
+            help="TRIO: an embedded trio's name, a trio.toml or its folder.",
+            show_default=False,
         ),
     ],
     ctx: opt.Ctx = None,
@@ -31,14 +34,12 @@ def command(
 ) -> None:
     """Tell what is in a GGUF file, from its metadata alone, and what memory it needs; or what a
     trio.toml says."""
-    from rich.console import Console
-    from rich.table import Table
-
     from trimix_edge.config import ContextParams
     from trimix_edge.gguf import read_gguf
     from trimix_edge.planning.summary import summarise
+    from trimix_edge.trios.manifest import embedded_trios
 
-    if file.suffix == ".toml" or file.is_dir():
+    if file.suffix == ".toml" or file.is_dir() or str(file) in embedded_trios():
         _show_trio(file, as_json=as_json)
         return
     wanted = ContextParams(n_ctx=ctx or 0, kv_type=kv_type or "f16")
@@ -48,25 +49,22 @@ def command(
         facts = {**asdict(summary), "path": str(summary.path), "memory": memory}
         print(json.dumps(facts, ensure_ascii=False))
         return
-    console = Console(highlight=False, markup=False)
-    facts_table = Table(show_header=False, box=None)
-    for name, value in _facts(summary):
-        facts_table.add_row(name, _plain(value))
-    groups = Table("tensors", "types", "parameters", "size", box=None, header_style="dim")
-    for column in (2, 3):
-        groups.columns[column].justify = "right"
-    for group in summary.groups:
-        kinds = ", ".join(f"{n} {kind}" for kind, n in group.types.items())
-        parameters = f"{group.n_parameters / 1e6:,.2f} M"
-        groups.add_row(_plain(group.name), kinds, parameters, f"{group.n_bytes / 1e6:,.2f} MB")
-    console.print(facts_table, "", groups)
+    show_table(("", ""), [(name, _plain(value)) for name, value in _facts(summary)])
+    rows = [
+        (
+            _plain(group.name),
+            f"{group.n_parameters / 1e6:,.2f} M",
+            f"{group.n_bytes / 1e6:,.2f} MB",
+            ", ".join(f"{n} {kind}" for kind, n in group.types.items()),
+        )
+        for group in summary.groups
+    ]
+    print()
+    show_table(("tensors", "parameters", "size", "types"), rows, right=(1, 2))
 
 
 def _show_trio(file: Path, *, as_json: bool) -> None:
     """The models and the weights of a manifest, and where the weights come from."""
-    from rich.console import Console
-
-    from trimix_edge.cli.console import show_table
     from trimix_edge.trios.manifest import TrioManifest
 
     manifest = TrioManifest.find(file)
@@ -84,7 +82,7 @@ def _show_trio(file: Path, *, as_json: bool) -> None:
         return
     facts["weights from"] = "not told" if source is None else str(source)
     rows = [(name, _plain(value)) for name, value in facts.items() if value]
-    show_table(("", ""), rows, console=Console(highlight=False, markup=False))
+    show_table(("", ""), rows)
 
 
 def _facts(summary: GgufSummary) -> Iterator[tuple[str, str]]:

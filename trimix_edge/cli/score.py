@@ -11,7 +11,7 @@ import typer
 
 from trimix_edge.cli import groups, making
 from trimix_edge.cli import options as opt
-from trimix_edge.cli.console import Bar, announce_kernels
+from trimix_edge.cli.console import Bar, announce_kernels, show_table
 from trimix_edge.errors import PromptError, UsageError
 
 if TYPE_CHECKING:
@@ -112,21 +112,14 @@ def _trio_and_text(arguments: list[str]) -> tuple[str | None, str]:
 
 
 def _print(score: Score, n_ctx: int) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(highlight=False)
     told = f"{len(score.token_ids)} tokens, {score.n_bytes} bytes"
     if score.stride is not None:
         told += f"; a window of {n_ctx} tokens, moved by {score.stride}"
-    table = Table("", "nats a token", "perplexity", "±", "bits a byte", "likeliest", box=None)
-    for column in table.columns[1:]:
-        column.justify = "right"
     if score.weights is not None:
         told += f"; weights {score.weights}"
-    console.print(told, soft_wrap=True)
-    for name, scores in [("fused", score.fused), *((str(r), s) for r, s in score.models.items())]:
-        table.add_row(
+    print(told)
+    rows = [
+        (
             name,
             f"{scores.nll:.4f}",
             f"{scores.perplexity:.3f}",
@@ -134,7 +127,13 @@ def _print(score: Score, n_ctx: int) -> None:
             f"{scores.bits_per_byte:.4f}",
             f"{scores.greedy.mean():.1%}",
         )
-    console.print(table)
+        for name, scores in [
+            ("fused", score.fused),
+            *((str(r), s) for r, s in score.models.items()),
+        ]
+    ]
+    header = ("", "nats a token", "perplexity", "±", "bits a byte", "likeliest")
+    show_table(header, rows, right=range(1, 6))
 
 
 def _as_json(score: Score) -> dict[str, Any]:

@@ -58,7 +58,6 @@ def result_table(report: Mapping[str, Any]) -> Rows:
         less = [None, *cell["less_first"]]
         for name, score, more in zip(names, cell["scores"], less, strict=True):
             row = [*head, name, f"{score['value']:.1f}", _range(score, ".1f")]
-            head = ["", "", ""]
             if more is not None:
                 row += [f"{more['value']:+.1f}", _range(more, "+.1f"), f"{more['p']:.4f}"]
             rows.append(row + [""] * (len(rows[0]) - len(row)))
