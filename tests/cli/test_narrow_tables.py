@@ -74,6 +74,7 @@ def test_measurements(
     ("arguments", "names"),
     [
         (("presets",), tuple(presets())),
+        (("plan", "--machine", "pi5-8gb"), tuple(presets())),
         (("info",), ("llama-cpp-python", "physical cores", "embedded trios")),
         (("inspect", "dzongkha"), ("dzongkha", "weights from")),
     ],

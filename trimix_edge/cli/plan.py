@@ -11,7 +11,7 @@ import typer
 
 from trimix_edge.cli import making
 from trimix_edge.cli import options as opt
-from trimix_edge.cli.console import Bar
+from trimix_edge.cli.console import Bar, output
 from trimix_edge.errors import HubError, ModelLoadError, PromptError, TargetError, UsageError
 
 if TYPE_CHECKING:
@@ -77,8 +77,6 @@ def command(
 
     This machine is measured once, in a few seconds for each type of weights.
     """
-    from rich.console import Console
-
     from trimix_edge.cli.show_plan import plan_json, show_all, show_machine, show_plan
     from trimix_edge.config import ContextParams
     from trimix_edge.planning.machine import find_profile
@@ -106,7 +104,7 @@ def command(
     if as_json:
         print(json.dumps([plan_json(plan) for plan in plans], ensure_ascii=False))
         return
-    console = Console(highlight=False, markup=False)
+    console = output()
     if names:
         for plan in plans:
             show_plan(console, plan)

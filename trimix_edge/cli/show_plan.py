@@ -6,8 +6,8 @@ from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
+from trimix_edge.cli.console import show_table
 from trimix_edge.files import megabytes
 from trimix_edge.planning.plan import ACCEPTANCE, N_DRAFT, Plan, Row, Speed
 
@@ -15,21 +15,22 @@ from trimix_edge.planning.plan import ACCEPTANCE, N_DRAFT, Plan, Row, Speed
 def show_plan(console: Console, plan: Plan) -> None:
     """All rows, and then more about the recommended one."""
     several = len(plan.target.fused) > 1
-    table = _table("files", "KV", "size", "memory")
+    header = ["files", "KV", "size", "memory"]
     if any(row.gpu_memory is not None for row in plan.rows):
-        table.add_column("GPU", justify="right")
-    for title in ("fits", "prompt", "tokens/s"):
-        table.add_column(title, justify="right")
+        header.append("GPU")
+    header += ["fits", "prompt", "tokens/s"]
     if plan.target.characters:
-        table.add_column("char./s", justify="right")
+        header.append("char./s")
     if several:
-        table.add_column("drafting", justify="right")
+        header.append("drafting")
     if plan.n_parallel > 1:
-        table.add_column(f"total of {plan.n_parallel}", justify="right")
+        header.append(f"total of {plan.n_parallel}")
+    rows = []
     for n, row in enumerate(plan.rows):
-        table.add_row(*_cells(plan, row, len(table.columns), n == plan.recommended))
+        cells = _cells(plan, row, len(header), n == plan.recommended)
+        rows.append(cells + [""] * (len(header) - len(cells)))
     console.print(plain(plan.target.name))
-    console.print(table)
+    show_table(header, rows, right=range(2, len(header)), console=console)
     if plan.recommended is None:
         console.print(f"nothing fits into {megabytes(plan.memory)}")
     else:
@@ -66,29 +67,27 @@ def _show_recommended(console: Console, plan: Plan, row: Row) -> None:
     if len(row.files) == 1:
         console.print("* recommended")
         return
-    table = _table("* recommended", "size", "prompt", "tokens/s alone")
+    header = ["* recommended", "size", "prompt", "tokens/s alone"]
     if plan.target.characters:
-        table.add_column("char./s", justify="right")
+        header.append("char./s")
+    rows = []
     for name, speed in row.alone.items():
         cells = [name, megabytes(row.files[name]), rate(speed.prompt), rate(speed.generation)]
         if plan.target.characters:
             cells.append(rate(speed.generation * plan.target.characters))
-        table.add_row(*(plain(cell) for cell in cells))
-    console.print(table)
+        rows.append([plain(cell) for cell in cells])
+    show_table(header, rows, right=range(1, len(header)), console=console)
     if row.drafting is not None:
         console.print(f"drafting: {N_DRAFT} tokens at a time, {ACCEPTANCE:.0%} of them right")
 
 
 def show_all(console: Console, plans: list[Plan]) -> None:
     """One row a plan: what is recommended, or the first where nothing fits."""
-    table = Table("preset", "files", "KV", "size", "memory", "fits", "prompt", "tokens/s", box=None)
-    table.add_column("char./s")
-    table.columns[0].no_wrap = True
-    for column in table.columns[3:]:
-        column.justify = "right"
+    header = ("preset", "files", "KV", "size", "memory", "fits", "prompt", "tokens/s", "char./s")
+    rows = []
     for plan in plans:
         row, characters = plan.rows[plan.recommended or 0], plan.target.characters
-        table.add_row(
+        cells = (
             plan.target.name,
             row.quantization,
             row.kv_type,
@@ -99,7 +98,8 @@ def show_all(console: Console, plans: list[Plan]) -> None:
             rate(row.fused.generation),
             rate(row.fused.generation * characters) if characters else "",
         )
-    console.print(table)
+        rows.append(cells)
+    show_table(header, rows, right=range(3, len(header)), console=console)
 
 
 def show_machine(console: Console, plan: Plan) -> None:
@@ -115,14 +115,6 @@ def show_machine(console: Console, plan: Plan) -> None:
         f"{machine.name}, {megabytes(plan.memory)} of memory in all ({how}); "
         f"{sequences}{plan.n_ctx:,} tokens of context; tokens a second of prompt and generation"
     )
-
-
-def _table(*titles: str) -> Table:
-    table = Table(*titles, box=None)
-    for column in table.columns[1:]:
-        column.justify = "left" if column.header == "KV" else "right"
-    table.columns[0].no_wrap = True
-    return table
 
 
 def rate(speed: float) -> str:
