@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from gguf import GGUFReader
 from quantize.parts import split
-from tiny_models import edit_gguf, retyped
+from tiny_models import GREEDY_TRIO, edit_gguf, retyped
 
 from trimix_edge import Role
 
@@ -24,11 +24,12 @@ from pathlib import Path
 from trimix_edge import ContextParams, FusionWeights, Role, TriMix
 from trimix_edge.errors import TriMixError
 
-for name in sys.argv[1:]:
+trio, *names = sys.argv[1:]
+for name in names:
     print(json.dumps([name, "started"]), flush=True)
     try:
         with TriMix.load(
-            GREEDY_TRIO, models={Role.LARGE_INS: Path(name)},
+            Path(trio), models={Role.LARGE_INS: Path(name)},
             weights=FusionWeights(1, 0),
             context=ContextParams(n_ctx=64, n_threads=1),
         ) as trimix:
@@ -46,7 +47,7 @@ def outcomes(paths: list[Path]) -> dict[str, str]:
     left = [str(path) for path in paths]
     while left:
         done = subprocess.run(
-            [sys.executable, "-c", TRY_EACH, *left],
+            [sys.executable, "-c", TRY_EACH, str(GREEDY_TRIO), *left],
             capture_output=True,
             text=True,
             timeout=120,
