@@ -8,6 +8,7 @@
 # make parity the converter against llama.cpp's own; needs PyTorch and npm
 # make wheels TARGET=linux-x86_64|linux-aarch64   what `trimix-edge bundle` takes along
 # make test-bundle TARGET=...   a bundle in a bare Debian without a network; as root
+# make rpc    compile llama.cpp's module for several machines; `make demo` tries to as well
 # make test-arm   the suites on an emulated Raspberry Pi, about half an hour; as root
 #
 # Each of them sets .venv up first. Another build of llama.cpp, after `make clean`:
@@ -17,7 +18,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: demo serve test test-page test-bundle test-arm check bench parity wheels format clean
+.PHONY: demo serve rpc test test-page test-bundle test-arm check bench parity wheels format clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -35,8 +36,17 @@ endif
 # pip keeps wheels by name alone: one that was built otherwise must be neither taken nor kept.
 UNCACHED := $(if $(CMAKE_ARGS)$(filter-out default,$(origin CC) $(origin CXX)),--no-cache-dir)
 
+# Its sources are those of the installed llama.cpp.
+RPC = [ -e "$$(echo .venv/lib/trimix-edge/ggml-rpc-$(subst llama-cpp-python==,,$(LLAMA))-*.so)" ] \
+	|| { echo "Compiling llama.cpp's RPC module, for several machines: about a minute"; \
+	$(BIN)/python -m trimix_edge.rpc.build $(wildcard .cache/llama.cpp) >/dev/null; }
+
 demo: .venv/runtime
 	@$(BIN)/python examples/demo.py
+	@$(RPC) || true
+
+rpc: .venv/runtime
+	@$(RPC)
 
 serve: .venv/runtime
 	@$(BIN)/trimix-edge serve
@@ -52,6 +62,7 @@ test-arm:
 	@tests/roots/arm.sh
 
 test: .venv/dev
+	@$(RPC) || true
 	$(BIN)/python -m pytest -q --ignore=tests/page
 	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -q tests/kernels tests/runtime
 

@@ -19,6 +19,7 @@ TriMixError
 ├── PromptError             a prompt or a conversation cannot be used as it is
 ├── TemplateError           a chat template is missing, broken, or does what it must not
 ├── GrammarError            llama.cpp does not accept a grammar
+├── RpcError                a machine that computes for this one can't be used, or was lost
 └── DecodeError             llama_decode failed, or its logits are of no use
 
 Each message is one line: what is wrong, where, and what to do. The command line prints it and
@@ -141,6 +142,11 @@ class TemplateError(TriMixError):
 
 class GrammarError(TriMixError):
     """llama.cpp does not accept a grammar."""
+
+
+class RpcError(TriMixError):
+    """A machine that computes for this one can't be reached, is something else, or was lost; or
+    llama.cpp's RPC module is missing. A trio that has lost one must be loaded anew."""
 
 
 class DecodeError(TriMixError):

@@ -174,6 +174,21 @@ def _layers(number: object, text: object = None) -> int:
     return count
 
 
+def endpoint(value: str) -> tuple[str, int]:
+    """Host and port of ``HOST:PORT``; an IPv6 address stands in brackets.
+
+    Raises:
+        UsageError: not of that form.
+    """
+    host, colon, port = value.strip().rpartition(":")
+    is_v6 = host.startswith("[") and host.endswith("]")
+    host = host[1:-1] if is_v6 else host
+    number = int(port) if port.isascii() and port.isdigit() and len(port) < 6 else 0
+    if not colon or not host or (":" in host) != is_v6 or not 0 < number < 65536:
+        raise UsageError(f"rpc: {value[:80]!r} is not HOST:PORT, as in 192.168.1.7:50052")
+    return host, number
+
+
 def overlay(
     base: Settings, given: Settings | Mapping[str, object] | None = None, **named: object
 ) -> Settings:

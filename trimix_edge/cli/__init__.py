@@ -30,6 +30,7 @@ from trimix_edge.cli import (
     presets,
     pull,
     quantize,
+    rpc_server,
     score,
     serve,
 )
@@ -62,6 +63,7 @@ app = typer.Typer(
 app.command("generate")(generate.command)
 app.command("chat")(chat.command)
 app.command("serve")(serve.command)
+app.command("rpc-server")(rpc_server.command)
 app.command("score")(score.command)
 app.command("fit")(fit.command)
 app.command("bench")(bench.command)

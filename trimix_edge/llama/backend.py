@@ -29,6 +29,7 @@ _EXPECTED = ("dummy tokens", "possible training context overflow")
 """Warnings about every model that is loaded without its vocabulary, and about contexts whose
 sequences together are longer than the training's; of a single one that is, the trio tells."""
 
+_CPU = 0
 _DISCRETE_GPU = 1
 _GPUS = frozenset({_DISCRETE_GPU, 2})  # enum ggml_backend_dev_type: GPU, IGPU
 
@@ -176,6 +177,16 @@ def has_gpu() -> bool:
     ggml.ggml_backend_dev_type.restype = ctypes.c_int
     ggml.ggml_backend_dev_type.argtypes = [ctypes.c_void_p]
     return any(ggml.ggml_backend_dev_type(device) in _GPUS for device in _devices(ggml))
+
+
+def devices_to_serve() -> list[int]:
+    """What a server offers, of type ``ggml_backend_dev_t``: this machine's GPUs, or its CPU."""
+    ggml = ggml_library("ggml")
+    ggml.ggml_backend_dev_type.restype = ctypes.c_int
+    ggml.ggml_backend_dev_type.argtypes = [ctypes.c_void_p]
+    kinds = {device: ggml.ggml_backend_dev_type(device) for device in _devices(ggml)}
+    gpus = [device for device, kind in kinds.items() if kind in _GPUS]
+    return gpus or [device for device, kind in kinds.items() if kind == _CPU]
 
 
 def gpu_memory() -> int:

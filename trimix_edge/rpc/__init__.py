@@ -1,0 +1,1 @@
+"""Models spread over several machines, by llama.cpp's RPC backend."""
