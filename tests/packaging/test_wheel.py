@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import zipfile
+from email import message_from_bytes
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def wheel_names(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     target = tmp_path_factory.mktemp("wheel")
     subprocess.run(
         [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", target, ROOT],
@@ -21,7 +22,21 @@ def wheel_names(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         capture_output=True,
     )
     (wheel,) = target.glob("*.whl")
-    return zipfile.ZipFile(wheel).namelist()
+    return zipfile.ZipFile(wheel)
+
+
+@pytest.fixture(scope="module")
+def wheel_names(wheel: zipfile.ZipFile) -> list[str]:
+    return wheel.namelist()
+
+
+def test_the_licence_names_that_of_the_weights_too(wheel: zipfile.ZipFile) -> None:
+    info = next(n.split("/")[0] for n in wheel.namelist() if ".dist-info/" in n)
+    metadata = message_from_bytes(wheel.read(f"{info}/METADATA"))
+    assert metadata["License-Expression"] == "Apache-2.0 AND CC-BY-SA-4.0"
+    card = "trimix_edge/trios/dzongkha/README.md"
+    assert metadata.get_all("License-File") == ["LICENSE", card]
+    assert b"CC BY-SA 4.0" in wheel.read(f"{info}/licenses/{card}")
 
 
 def test_top_level_names_are_the_three_packages(wheel_names: list[str]) -> None:
