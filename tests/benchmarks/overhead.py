@@ -83,13 +83,16 @@ class DecodeClock:
 
 def token_ms(tokens: int) -> dict[str, float]:
     """Milliseconds a token outside ``llama_decode``, everything included."""
+    greedy = SamplingParams(temperature=0.0)
     sampled = SamplingParams(temperature=0.8, seed=1)
     cases: dict[str, dict[str, Any]] = {
-        "whole token, two models": {"weights": TWO},
-        "whole token, three models": {"weights": THREE},
-        "whole token, three models, mask": {"weights": THREE, "plausibility": MASK},
+        "whole token, two models": {"weights": TWO, "sampling": greedy},
+        "whole token, three models": {"weights": THREE, "sampling": greedy},
+        "whole token, three models, mask": {
+            "weights": THREE, "plausibility": MASK, "sampling": greedy,
+        },
         "whole token, three models, sampled": {"weights": THREE, "sampling": sampled},
-    }
+    }  # fmt: skip
     outside: dict[str, list[float]] = {name: [] for name in cases}
     clock = DecodeClock()
     with tempfile.TemporaryDirectory() as folder:
