@@ -54,31 +54,33 @@ class EpsilonGreedy:
 
     def __init__(self, arms: Sequence[int], window: int = 64) -> None:
         self.arms = {arm: Arm(window) for arm in arms}
-        self._default = arms[0]
+        self.best = self._default = arms[0]
+        self._rates = dict.fromkeys(arms, 0.0)
+        self._untried = list(arms[1:])
         self._lost = 0.0
         self._seconds = 0.0
 
-    @property
-    def best(self) -> int:
-        return max(self.arms, key=lambda arm: self.arms[arm].rate)
-
     def choose(self) -> int:
         """The choice for the next round."""
-        if self.arms[self._default].n_rounds < self.N_DEFAULT:
-            return self._default
-        best = self.best
-        fresh = [arm for arm in self.arms if not self.arms[arm].n_rounds]
-        if fresh:
-            return fresh[0]
-        others = [arm for arm in self.arms if arm != best]
-        if others and self._lost < self.EPSILON * self._seconds:
+        if self._untried:
+            if self.arms[self._default].n_rounds < self.N_DEFAULT:
+                return self._default
+            return self._untried[0]
+        if self._lost < self.EPSILON * self._seconds and len(self.arms) > 1:
+            others = [arm for arm in self.arms if arm != self.best]
             return min(others, key=lambda arm: self.arms[arm].n_rounds)
-        return best
+        return self.best
 
     def learn(self, arm: int, work: float, seconds: float) -> None:
         """Note what a round brought: tokens, or any other unit of work, and its time."""
-        best = self.best
-        self.arms[arm].learn(work, seconds)
+        chosen = self.arms[arm]
+        chosen.learn(work, seconds)
         self._seconds += seconds
-        if arm != best and self.arms[best].rate:
-            self._lost += max(0.0, seconds - work / self.arms[best].rate)
+        top = self._rates[self.best]
+        if arm != self.best and top:
+            self._lost += max(0.0, seconds - work / top)
+        if arm in self._untried:
+            self._untried.remove(arm)
+        # Kept, not found anew at each choice: this is on the path of every token.
+        self._rates[arm] = chosen.rate
+        self.best = max(self._rates, key=self._rates.__getitem__)
