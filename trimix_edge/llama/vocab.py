@@ -46,6 +46,7 @@ class Vocab:
     ) -> None:
         self._pointer = pointer
         self._bytes: dict[int, bytes] = {}
+        self._is_end: dict[int, bool] = {}
         self.normalizer = normalizer
         self.tokenizer = tokenizer
         self.pre_tokenizer = pre_tokenizer
@@ -161,8 +162,12 @@ class Vocab:
 
     def is_end(self, token: int) -> bool:
         """Whether a token ends a generation (``llama_vocab_is_eog``): EOS, EOT and their like."""
-        if token in self._ends:
-            return True
+        known = self._is_end.get(token)
+        if known is None:
+            known = self._is_end[token] = token in self._ends or self._is_eog(token)
+        return known
+
+    def _is_eog(self, token: int) -> bool:
         invented = not self._has_eos and self.eos == _NULL_TOKEN  # llama.cpp's own idea of EOS
         if invented and token == llama_cpp.llama_vocab_eos(self.pointer):
             return False
