@@ -144,11 +144,11 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
 def test_an_unfit_bundle_is_refused_by_name(name: str, bundle: Path, tmp_path: Path) -> None:
     spoil, told = REFUSED[name]
     spoil(bundle)
-    result = install(bundle, tmp_path / "where")
+    result = install(bundle, tmp_path / "new folder" / "where")
     assert result.returncode == 1
     assert result.stderr.startswith(f"install.sh: {told}")
     assert result.stderr.count("\n") == 1
-    assert not (tmp_path / "where").exists()
+    assert not (tmp_path / "new folder").exists()
 
 
 def test_files_that_other_systems_leave_on_a_stick_do_no_harm(bundle: Path, tmp_path: Path) -> None:

@@ -52,10 +52,14 @@ case $to in
 "*) fail "$(printf '%s' "$to" | tr '\n' '?'): choose a folder without quotes, \$, \`, \\ and line ends" ;;
 esac
 parent=$(dirname -- "$to")
-mkdir -p -- "$parent" || fail "the folder $parent can't be made"
+room=$parent
+while [ ! -d "$room" ] && [ "$room" != . ] && [ "$room" != / ]; do
+    room=$(dirname -- "$room")
+done
 
-# Sums first: nothing else of the bundle is used before.
-level=$("$python" -I -B "$here/check.py" "$here" "$parent") || exit 1
+# Sums first: nothing else of the bundle is used before, and no folder is made.
+level=$("$python" -I -B "$here/check.py" "$here" "$room") || exit 1
+mkdir -p -- "$parent" || fail "the folder $parent can't be made"
 
 undo() {
     rm -rf -- "$to"
