@@ -62,6 +62,17 @@ def test_demo_puts_every_system_in_one_table_and_says_what_to_conclude(demo: str
     assert "the human translation is likelier than with large_ins" in lines[-1]
 
 
+def test_the_readme_shows_the_table_of_the_demo(demo: str) -> None:
+    """Other processors round otherwise: close, and the texts that chrF++ is of may differ."""
+    readme = (EXAMPLES.parent / "README.md").read_text("utf-8").splitlines()
+    for system in SYSTEMS:
+        printed = figures(next(n for n in demo.splitlines() if n.strip().startswith(system)))
+        told = figures(next(line for line in readme if line.startswith(f"| {system}")))
+        *bits, chrf = told
+        assert bits == pytest.approx(printed[: len(bits)], abs=2e-3)
+        assert chrf == pytest.approx(printed[len(bits)], abs=1.5)
+
+
 def figures(line: str) -> list[float]:
     """The numbers of a table's row, but for those of the system's own name."""
     return [float(x) for x in re.findall(r"[-+]?\d+\.?\d*", re.sub(r"TriMix \([^)]*\)", "", line))]
