@@ -79,6 +79,7 @@ bench: .venv/dev
 	$(BIN)/python tests/benchmarks/scoring.py
 	$(BIN)/python tests/benchmarks/reading.py
 	$(BIN)/trimix-edge bench --parallel 1,2,4,8,16
+	$(BIN)/python tests/benchmarks/prefix.py
 	$(BIN)/python tests/benchmarks/serving.py 200 8
 	@rival=; if $(BIN)/python -c 'import sentencepiece, torch' 2>/dev/null; then \
 		$(MAKE) --no-print-directory .cache/llama.cpp; rival="--llama-cpp .cache/llama.cpp"; fi; \
