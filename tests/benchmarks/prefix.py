@@ -2,10 +2,10 @@
 
     make bench
 
-Times to the first token, as parts of the time of one request of as many tokens; medians over turns.
-The shared part is computed once. Where no request has read it before, eight have
-``1 + 7 * 0.1`` = 1.7 times the tokens of one to read; where one has, as a system prompt of a server,
-0.8 times.
+Times to the first token, as parts of the time of one request of as many tokens; medians over
+turns. The shared part is computed once. Where no request has read it before, eight have
+``1 + 7 * 0.1`` = 1.7 times the tokens of one to read; where one has, as a system prompt of a
+server, 0.8 times.
 """
 
 from __future__ import annotations
