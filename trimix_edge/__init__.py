@@ -23,7 +23,6 @@ if TYPE_CHECKING:
         Role,
         RuleChoice,
         SamplingParams,
-        WeightChoice,
     )
     from trimix_edge.decoding.chat import Message
     from trimix_edge.decoding.options import GenerationOptions
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from trimix_edge.llama import BackendInfo, backend_info
     from trimix_edge.trimix import TriMix
     from trimix_edge.trios.manifest import TrioManifest
+    from trimix_edge.weights import ScriptChoice, WeightChoice
 
 __version__ = "0.1.0"
 
@@ -55,6 +55,7 @@ __all__ = [
     "Run",
     "SamplingParams",
     "Score",
+    "ScriptChoice",
     "Stream",
     "Timings",
     "TokenScores",
@@ -75,7 +76,6 @@ _HOMES = {
         "Role",
         "RuleChoice",
         "SamplingParams",
-        "WeightChoice",
     ),
     "errors": ("TriMixError",),
     "decoding.options": ("GenerationOptions",),
@@ -86,6 +86,7 @@ _HOMES = {
     "decoding.sequence": ("DraftCounts", "FinishReason", "Timings"),
     "decoding.stream": ("Stream",),
     "trimix": ("TriMix",),
+    "weights": ("ScriptChoice", "WeightChoice"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

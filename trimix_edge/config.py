@@ -95,24 +95,6 @@ class FusionWeights:
 FusionWeights.PROXY_TUNING = FusionWeights(1.0, 1.0)
 
 
-class WeightChoice(str, Enum):
-    """Weights that are chosen anew for each prompt, from the paper's grid, without labels.
-
-    ``AUTO`` is TriMix-PPL: the pair under which the prompt itself is likeliest. ``ENTROPY`` is
-    TriMix-ENT: the pair that is surest of the first generated token.
-    """
-
-    AUTO = "auto"
-    ENTROPY = "entropy"
-
-    def __str__(self) -> str:
-        return self.value
-
-
-Weights = FusionWeights | WeightChoice
-"""A pair for all prompts, or how one is chosen for each."""
-
-
 RULE_NAMES = "trimix, proxy, average, saf, saf:HOST, single:ROLE"
 
 

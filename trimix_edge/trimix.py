@@ -9,7 +9,7 @@ from time import perf_counter
 from typing import cast
 
 from trimix_edge import values
-from trimix_edge.config import ContextParams, FusionWeights, Role, RuleChoice, WeightChoice
+from trimix_edge.config import ContextParams, Role, RuleChoice
 from trimix_edge.decoding import prompt_cache
 from trimix_edge.decoding.chat import Message
 from trimix_edge.decoding.engine import Engine
@@ -27,8 +27,9 @@ from trimix_edge.fusion.choose import rule_roles
 from trimix_edge.fusion.rule import FusionRule
 from trimix_edge.llama import Vocab, backend_info
 from trimix_edge.trios.manifest import TrioManifest
+from trimix_edge.weights import Weights
 
-WeightsLike = FusionWeights | WeightChoice | str | Iterable[float]
+WeightsLike = Weights | str | Iterable[float]
 
 
 class TriMix:
@@ -236,9 +237,11 @@ class TriMix:
         rule: RuleChoice | str | None = None,
         weights: WeightsLike | None = None,
         plausibility: object | None = None,
+        *,
+        masked: bool = True,
     ) -> FusionRule:
         """See :meth:`Preparation.fusion_rule`."""
-        return self._preparation.fusion_rule(rule, weights, plausibility)
+        return self._preparation.fusion_rule(rule, weights, plausibility, masked=masked)
 
     def score(
         self,

@@ -20,10 +20,9 @@ from trimix_edge.config import (
     Role,
     RuleChoice,
     SamplingParams,
-    WeightChoice,
-    Weights,
 )
 from trimix_edge.errors import UsageError
+from trimix_edge.weights import ScriptChoice, WeightChoice, Weights
 
 Settings = TypeVar("Settings", SamplingParams, ContextParams)
 
@@ -62,7 +61,8 @@ def fusion_weights(value: FusionWeights | str | Iterable[float]) -> FusionWeight
 
 
 def weights(value: Weights | str | Iterable[float]) -> Weights:
-    """``"auto"``, ``"entropy"``, or numbers as for :func:`fusion_weights`.
+    """``"auto"``, ``"auto:Tibt"``, ``"auto:all"``, ``"entropy"``, or numbers as for
+    :func:`fusion_weights`.
 
     Raises:
         UsageError: none of them.
@@ -75,7 +75,13 @@ def weights(value: Weights | str | Iterable[float]) -> Weights:
             raise UsageError(
                 f"weights: {word!r} is neither auto nor entropy nor numbers as in 0.1,0.9"
             )
-    if isinstance(value, WeightChoice):
+        name, colon, script = word.partition(":")
+        if colon and name == WeightChoice.AUTO:
+            try:
+                return ScriptChoice(script)
+            except UsageError as error:
+                raise UsageError(f"weights: {error}; auto:all is all tokens") from None
+    if isinstance(value, WeightChoice | ScriptChoice):
         return value
     return fusion_weights(value)
 

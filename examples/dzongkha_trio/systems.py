@@ -27,11 +27,12 @@ from rich.table import Table
 from trimix_kernels import token_logprobs
 
 from trimix_edge import FusionWeights, Role, TriMix
-from trimix_edge.config import Draft, RuleChoice, WeightChoice, Weights
+from trimix_edge.config import Draft, RuleChoice
 from trimix_edge.decoding.scoring import Piece
 from trimix_edge.fusion.by_prompt import WeightGrid
 from trimix_edge.fusion.saf import SafFusion
 from trimix_edge.measure.fit import fit_host, fit_weights
+from trimix_edge.weights import WeightChoice, Weights
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def systems(trimix: TriMix, dev: References) -> list[System]:
         System("average", FusionWeights(0.5, 0.5)),
         System(f"SAF-W, host {host.role}", rule=host),
         System("TriMix, the trio's weights", shipped),
-        System("TriMix-PPL", WeightChoice.AUTO),
+        System("TriMix-PPL", WeightChoice.ALL),
         System("TriMix, Newton on dev", newton),
     ]
 
@@ -103,7 +104,7 @@ def chosen_nll(data: References, chosen: list[FusionWeights]) -> Floats:
 
 
 def _shown(system: System, chosen: list[FusionWeights]) -> str:
-    if system.weights is WeightChoice.AUTO:
+    if system.weights is WeightChoice.ALL:
         mean = np.mean([[w.of(role) for role in ROLES] for w in chosen], axis=0)
         return "by prompt, mean " + ", ".join(f"{w:.2f}" for w in mean)
     if system.rule is not None:

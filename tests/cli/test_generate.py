@@ -17,6 +17,7 @@ FIELDS = {
     "prompt_token_ids",
     "finish_reason",
     "weights",
+    "chosen_by",
     "seed",
     "n_kept",
     "tokens",

@@ -107,6 +107,31 @@ def test_a_manifest_may_ask_for_weights_by_prompt(run: Run, own: Path, word: str
     assert run("chat", own, stdin=b"save\n")[0] == 0
 
 
+def test_auto_reads_the_script_that_the_manifest_names(run: Run, own: Path) -> None:
+    both = " save the file " + TEXT
+    asked = printed(run, "generate", own, both, "--weights", "auto:Tibt")
+    papers = printed(run, "generate", own, both, "--weights", "auto")
+    assert (asked["chosen_by"], papers["chosen_by"]) == ("auto:Tibt", "auto:all")
+    manifest = own / "trio.toml"
+    manifest.write_text('script = "Tibt"\n' + manifest.read_text(encoding="utf-8"), "utf-8")
+    found = printed(run, "generate", own, both, "--weights", "auto")
+    same = ("weights", "chosen_by", "token_ids")
+    assert [found[key] for key in same] == [asked[key] for key in same]
+    again = printed(run, "generate", own, both, "--weights", "auto:all")
+    assert [again[key] for key in same] == [papers[key] for key in same]
+    assert printed(run, "generate", own, both)["chosen_by"] is None
+
+
+def test_a_prompt_without_the_script_is_told_of_once(run: Run, tiny: Path, text: Path) -> None:
+    code, out, err = run("generate", tiny, " save\n the", "--lines", "--weights", "auto:Beng")
+    assert (code, err.count("\n")) == (0, 1)
+    assert "no text in the script Beng" in err
+    assert len(out.splitlines()) == 2
+    code, out, err = run("score", tiny, text, "--condition", " the", "--weights", "auto:Beng")
+    assert "chosen by auto:all" in out
+    assert "no text in the script Beng" in err
+
+
 def test_two_models_choose_among_pairs_that_leave_nothing_over(run: Run, tiny: Path) -> None:
     found = printed(
         run, "generate", TEXT, "--weights", "auto", "-n", "2",
@@ -208,6 +233,7 @@ TEXT_CASES = [
     ("score {trio} {text} --condition a --condition-file b", "not both", 2),
     ("score {trio} {text} --rule ppl", "rule: 'ppl' is not one of", 2),
     ("score {trio} {text} --weights best", "neither auto nor entropy", 2),
+    ("generate {trio} hi --weights auto:Tibetan", "script 'Tibetan' is no four-letter code", 2),
     ("generate {trio} hi --rule saf --weights 1,0", "give no weights beside it", 2),
     ("generate {trio} hi --rule saf:small_base", "the host of saf", 2),
     ("generate {trio} hi --rule single:tiny", "no role is called 'tiny'", 2),

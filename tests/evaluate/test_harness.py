@@ -15,10 +15,11 @@ import pytest
 from benchmark_data import ENGLISH, WORDS
 
 from trimix_edge import TriMix
-from trimix_edge.config import ContextParams, Draft, FusionWeights, SamplingParams, WeightChoice
+from trimix_edge.config import ContextParams, Draft, FusionWeights, SamplingParams
 from trimix_edge.errors import EvaluationError, TrioConfigError, UsageError
 from trimix_edge.evaluate import harness
 from trimix_edge.evaluate.harness import HarnessModel, ModelArguments
+from trimix_edge.weights import WeightChoice
 
 CONTEXT = "Uyghur: كىتاب\nEnglish:"
 LONG = " the file དེབ" * 60

@@ -11,10 +11,11 @@ from plain_llama import PlainLlama
 from tiny_models import GREEDY_TRIO, WORDS
 
 from trimix_edge import ContextParams, FusionWeights, Role, TriMix, values
-from trimix_edge.config import RuleChoice, WeightChoice
+from trimix_edge.config import RuleChoice
 from trimix_edge.errors import PromptError, UsageError
 from trimix_edge.fusion.by_prompt import WeightGrid
 from trimix_edge.measure.fit import TextSource, fit_weights, samples_of
+from trimix_edge.weights import WeightChoice
 
 TEXT = "".join(WORDS)
 CONDITION = " save the file"

@@ -15,6 +15,7 @@ FULL = """
 name = "dz"
 description = "English to Dzongkha"
 normalizer = "NFC"
+script = "tibt"
 
 [models]
 large_ins = "large.gguf"
@@ -52,6 +53,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         name="dz",
         description="English to Dzongkha",
         normalizer="NFC",
+        script="Tibt",
         models={
             Role.LARGE_INS: tmp_path / "large.gguf",
             Role.SMALL_CPT: tmp_path / "sub/cpt.gguf",
@@ -79,6 +81,10 @@ def test_silence_means_the_papers_weights_and_greedy(tmp_path: Path) -> None:
     [
         ("models = 3", "models must be a table, not 3"),
         ("normalizer = 'nfc'", "normalizer is 'nfc': it must be NFC,"),
+        ("script = 'Tibetan'", "script 'Tibetan' is no four-letter code"),
+        ("script = 1", "script must be a string"),
+        ('[fusion]\nweights = "auto:Xxxx"', "script 'Xxxx' is no four-letter code"),
+        ('[fusion]\nweights = "best"', '"auto:all" or "entropy", not'),
         ("name = 3", "name must be a string, not 3"),
         ("[models]\nlarge_ins = 3", "models.large_ins must be a string"),
         ("[fusion]\nweights = 0.5", "fusion.weights must be a list of two numbers"),

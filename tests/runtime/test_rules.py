@@ -15,7 +15,6 @@ from trimix_edge.config import (
     Plausibility,
     Role,
     RuleChoice,
-    WeightChoice,
 )
 from trimix_edge.decoding.engine import Engine
 from trimix_edge.decoding.sequence import Sequence
@@ -24,6 +23,7 @@ from trimix_edge.fusion.by_prompt import GRID, DynamicFusion, WeightGrid
 from trimix_edge.fusion.choose import make_rule, rule_roles
 from trimix_edge.fusion.linear import LinearFusion
 from trimix_edge.fusion.saf import SafFusion
+from trimix_edge.weights import WeightChoice
 
 Logits = dict[Role, npt.NDArray[np.float32]]
 N_VOCAB = 40

@@ -37,7 +37,7 @@ def command(
     machine: groups.Machine,
 ) -> None:
     """Talk to a trio. /help lists the commands, Ctrl-C interrupts an answer, Ctrl-D leaves."""
-    from trimix_edge.config import WeightChoice
+    from trimix_edge.config import FusionWeights
     from trimix_edge.trimix import TriMix
     from trimix_edge.trios.manifest import TrioManifest
 
@@ -90,7 +90,7 @@ def command(
                     _tell(f"{error}; or forget the conversation with /reset")
                     continue
                 write("\n")
-                chosen = isinstance(trimix.manifest.weights, WeightChoice)
+                chosen = not isinstance(trimix.manifest.weights, FusionWeights)
                 if chosen and in_force is not None and interactive:
                     _tell(f"(weights {in_force}, chosen for this prompt)")
                 talk.answer(answer)

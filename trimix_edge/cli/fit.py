@@ -65,7 +65,7 @@ def command(
 
     Known texts are read in larger batches than prompts, and on x86 weights of Q4_K and Q2_K stay
     as they lie in the file: that is the faster way to read."""
-    from trimix_edge.config import FusionWeights, RuleChoice, WeightChoice
+    from trimix_edge.config import FusionWeights, RuleChoice
     from trimix_edge.fusion.by_prompt import WeightGrid
     from trimix_edge.measure.fit import (
         TextSource,
@@ -79,6 +79,7 @@ def command(
     from trimix_edge.trios.manifest import TrioManifest
     from trimix_edge.trios.saving import check_savable, rounded, save_weights
     from trimix_edge.trios.source import WeightSource, hashes
+    from trimix_edge.weights import WeightChoice
 
     if method not in ("newton", "grid"):
         raise UsageError(f"method is {method!r}, it must be newton or grid")
@@ -112,7 +113,7 @@ def command(
         TriMix.load(
             trio,
             models=files,
-            weights=WeightChoice.AUTO if choice is None else None,
+            weights=WeightChoice.ALL if choice is None else None,
             rule=choice,
             context=context,
             n_parallel=opt.parallel(None, manifest, context) if read or len(texts) > 1 else None,

@@ -16,7 +16,7 @@ from trimix_edge.cli import options as opt
 from trimix_edge.cli.console import Bar, announce_kernels, stderr, write
 from trimix_edge.cli.lines import generate_lines, n_written
 from trimix_edge.cli.records import as_record, token_record
-from trimix_edge.config import WeightChoice
+from trimix_edge.config import FusionWeights
 from trimix_edge.errors import PromptCacheError, PromptError, UsageError, notice
 
 if TYPE_CHECKING:
@@ -215,7 +215,7 @@ def _stream(trimix: TriMix, turns: Prompt, settings: dict[str, Any]) -> None:
     write("\n")
     if explainer is not None:
         stderr.print(explainer.legend())
-    if isinstance(trimix.manifest.weights, WeightChoice) and in_force and stderr.is_terminal:
+    if not isinstance(trimix.manifest.weights, FusionWeights) and in_force and stderr.is_terminal:
         stderr.print(f"[dim](weights {in_force}, chosen for this prompt)[/dim]")
     if reason in ("length", "context") and stderr.is_terminal:
         limit = "--max-tokens" if reason == "length" else "--ctx"

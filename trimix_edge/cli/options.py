@@ -44,7 +44,9 @@ Weights = Annotated[
     str | None,
     _option(
         "Weights of large_ins and small_cpt, as in 0.1,0.9; small_base has the rest. auto: those "
-        "under which the prompt is likeliest; entropy: those surest of the first token.",
+        "under which the prompt is likeliest, by its tokens of the trio's script if it names one; "
+        "auto:SCRIPT, as auto:Tibt: by those of this script; auto:all: by all; entropy: those "
+        "surest of the first token.",
         _FUSION,
     ),
 ]

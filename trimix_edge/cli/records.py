@@ -38,6 +38,7 @@ def as_record(result: Generation, *, vocab: Tokens, load_seconds: float) -> dict
         "prompt_token_ids": result.prompt_token_ids,
         "finish_reason": result.finish_reason,
         "weights": opt.weights_json(result.weights),
+        "chosen_by": result.chosen_by,
         "seed": result.seed,
         "n_kept": result.n_kept,
         "batched": result.batched,

@@ -117,6 +117,7 @@ def _print(score: Score, n_ctx: int) -> None:
         told += f"; a window of {n_ctx} tokens, moved by {score.stride}"
     if score.weights is not None:
         told += f"; weights {score.weights}"
+        told += f", chosen by {score.chosen_by}" if score.chosen_by else ""
     print(told)
     rows = [
         (
@@ -152,6 +153,7 @@ def _as_json(score: Score) -> dict[str, Any]:
         "n_bytes": score.n_bytes,
         "stride": score.stride,
         "weights": opt.weights_json(score.weights),
+        "chosen_by": score.chosen_by,
         "fused": figures(score.fused),
         "models": {str(role): figures(scores) for role, scores in score.models.items()},
     }

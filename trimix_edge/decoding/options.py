@@ -8,14 +8,13 @@ from dataclasses import dataclass, fields
 from trimix_edge import values
 from trimix_edge.config import (
     Draft,
-    FusionWeights,
     Plausibility,
     RuleChoice,
     SamplingParams,
-    WeightChoice,
 )
 from trimix_edge.decoding.sequence import PromptProgress
 from trimix_edge.errors import UsageError
+from trimix_edge.weights import Weights
 
 MAX_TOP = 20
 """As in OpenAI's API."""
@@ -38,7 +37,8 @@ class GenerationOptions:
         seed: of the draws; None draws one.
         grammar: GBNF.
         logit_bias: what is added to the fused logits of single tokens.
-        weights: a pair, ``"auto"`` or ``"entropy"``; not beside a rule that sets them itself.
+        weights: a pair, or how one is chosen for the prompt: ``"auto"``, ``"auto:Tibt"``,
+            ``"auto:all"`` or ``"entropy"``; not beside a rule that sets them itself.
         rule: ``"trimix"``, ``"proxy"``, ``"average"``, ``"saf"`` or ``"single:ROLE"``. The roles
             that it needs must be loaded.
         plausibility: as in ``"small_cpt:0.1"``.
@@ -82,7 +82,7 @@ class GenerationOptions:
     grammar: str | None = None
     seed: int | None = None
     logit_bias: Mapping[int, float] | None = None
-    weights: FusionWeights | WeightChoice | str | Iterable[float] | None = None
+    weights: Weights | str | Iterable[float] | None = None
     rule: RuleChoice | str | None = None
     plausibility: Plausibility | str | tuple[str, float] | None = None
     draft: Draft | str | int | None = None

@@ -19,6 +19,7 @@ from trimix_edge.fusion.choose import make_rule
 from trimix_edge.fusion.rule import FusedBuffer, FusionRule
 from trimix_edge.llama import Sampler
 from trimix_edge.trios.manifest import TrioManifest
+from trimix_edge.weights import of_trio
 
 Prompt = str | Sequence[Message] | Sequence[int]
 """A text that is continued, a conversation that goes through the chat template, or token ids."""
@@ -119,6 +120,7 @@ class Preparation:
                 raise TrioConfigError(f"{', '.join(missing)}: needed here, but not loaded")
             sampling = options.sampling_over(manifest.sampling)
             sampler = Sampler(self._trio.vocab, self._trio.n_vocab, sampling)
+        rule.begin(tokens)
         sequence = TokenSequence(
             prompt=tokens,
             rule=rule,
@@ -161,11 +163,13 @@ class Preparation:
         else:
             chosen = values.rule(rule)  # type: ignore[arg-type]
         mask = None if plausibility is None else values.plausibility(plausibility)  # type: ignore[arg-type]
+        in_force = self._manifest.weights if weights is None else values.weights(weights)  # type: ignore[arg-type]
         return make_rule(
             chosen,
-            self._manifest.weights if weights is None else values.weights(weights),  # type: ignore[arg-type]
+            of_trio(in_force, self._manifest.script),
             self._trio.n_vocab,
             (mask or self._manifest.plausibility) if masked else None,
             self._trio.roles,
             self._buffer,
+            self._trio.vocab.token_bytes,
         )

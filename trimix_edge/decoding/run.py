@@ -66,6 +66,7 @@ class Generation:
             two tokens are nearly equally likely, another batch can choose the other one. Never
             with ``repeatable``.
         repetition: the loop that the text ends in; None where it does not.
+        chosen_by: how the weights were chosen for this prompt: see :attr:`FusionRule.chosen_by`.
     """
 
     text: str
@@ -82,6 +83,7 @@ class Generation:
     shares: list[Mapping[Role, float]] | None = None
     batched: bool = False
     repetition: Repetition | None = None
+    chosen_by: str | None = None
 
 
 @dataclass(eq=False)
@@ -236,6 +238,7 @@ class Run:
             shares=_all_of([chunk.shares for chunk in chunks], sequence.explain),
             batched=sequence.batched or sequence.n_kept > 0,
             repetition=repetition(sequence.generated),
+            chosen_by=sequence.rule.chosen_by,
         )
 
 

@@ -74,6 +74,7 @@ class Score:
         fused: under the fused distribution.
         models: under each model alone.
         weights: those of the fusion; None where they change from token to token.
+        chosen_by: how they were chosen, see :attr:`FusionRule.chosen_by`.
         stride: tokens that the window moved by; None where the text fitted into one.
     """
 
@@ -83,6 +84,7 @@ class Score:
     models: Mapping[Role, TokenScores]
     weights: FusionWeights | None
     stride: int | None = None
+    chosen_by: str | None = None
 
 
 class Piece(NamedTuple):
@@ -284,11 +286,13 @@ def score_tokens(
         models={role: tally.scores(n_bytes) for role, tally in alone.items()},
         weights=rule.weights,
         stride=stride if len(tokens) > trio.n_ctx + 1 else None,
+        chosen_by=rule.chosen_by,
     )
 
 
 def _read_prompt(trio: Trio, rule: FusionRule, prompt: Sequence[int], seq: int) -> None:
     """Show a rule the prompt, as generation does."""
+    rule.begin(prompt)
     if len(prompt) > 1:
         for logits, targets in teacher_force(trio, rule.needs, prompt, 1, trio.n_ctx, seq):
             rule.observe(logits, targets.tolist())

@@ -23,14 +23,13 @@ from trimix_edge.config import (
     Draft,
     Role,
     SamplingParams,
-    Weights,
 )
 from trimix_edge.decoding.chat import Message, render_chat
 from trimix_edge.decoding.scoring import TokenScores, score_tokens
 from trimix_edge.errors import EvaluationError, TriMixError, UsageError
-from trimix_edge.fusion.choose import make_rule
 from trimix_edge.trimix import TriMix
 from trimix_edge.trios.manifest import TrioManifest
+from trimix_edge.weights import Weights
 
 NAME = "trimix_edge"
 _FORM = "LARGE_INS:SMALL_CPT, as in 0.1:0.9, nor auto or entropy"
@@ -54,7 +53,7 @@ class ModelArguments:
     Attributes:
         trio: an embedded trio's name, a ``trio.toml`` or its folder.
         large_ins, small_cpt, small_base: GGUF files, instead of the trio's.
-        weights: ``0.1:0.9``, as a comma ends an argument of lm-eval; ``auto`` or ``entropy``.
+        weights: ``0.1:0.9``, as a comma ends an argument of lm-eval; or words, as ``auto``.
         rule, plausibility: as on the command line of ``trimix-edge evaluate``.
         n_ctx, n_batch, n_threads, kv_type: see :class:`~trimix_edge.config.ContextParams`.
         max_gen_toks: tokens of an answer where the task does not say.
@@ -106,9 +105,10 @@ class ModelArguments:
     def chosen_weights(self) -> Weights | None:
         if self.weights is not None and self.rule is not None:
             values.rule(self.rule).refuse_weights()
-        given = self.weights
+        if self.weights is None or self.weights.startswith("auto:"):
+            return values.weights(self.weights) if self.weights else None
         try:
-            return None if given is None else values.weights(given.replace(":", ","))
+            return values.weights(self.weights.replace(":", ","))
         except UsageError:
             raise UsageError(f"model_args: weights={self.weights} is not {_FORM}") from None
 
@@ -250,8 +250,7 @@ class HarnessModel:
     def _scores(
         self, before: list[int], tokens: list[int], stride: int | None = None
     ) -> TokenScores:
-        trio, manifest = self._trimix.trio, self._trimix.manifest
-        rule = make_rule(self._trimix.rule, manifest.weights, trio.n_vocab, None, trio.roles)
+        trio, rule = self._trimix.trio, self._trimix.fusion_rule(masked=False)
         return score_tokens(trio, rule, before, tokens, 0, roles=(), stride=stride).fused
 
     def _fitting(self, context: str, max_tokens: int) -> str:

@@ -17,11 +17,11 @@ from trimix_edge.config import (
     Plausibility,
     Role,
     RuleChoice,
-    Weights,
 )
 from trimix_edge.errors import UsageError
 from trimix_edge.fusion.choose import rule_roles
 from trimix_edge.trios.manifest import TrioManifest
+from trimix_edge.weights import Weights, of_trio
 
 if TYPE_CHECKING:
     from trimix_edge.decoding.run import Generation
@@ -81,7 +81,12 @@ class System:
                 "or --split dev to evaluate on them"
             )
         systems = tuple(
-            cls(rule, pair, mask, frozenset(rule_roles(rule, pair, mask, available)))
+            cls(
+                rule,
+                of_trio(pair, manifest.script),
+                mask,
+                frozenset(rule_roles(rule, pair, mask, available)),
+            )
             for rule, pair in chosen or [(RuleChoice(), manifest.weights)]
         )
         systems = tuple(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -15,15 +15,16 @@ from trimix_edge.config import (
     FusionWeights,
     Plausibility,
     Role,
-    WeightChoice,
 )
-from trimix_edge.errors import TrioConfigError
+from trimix_edge.errors import TrioConfigError, notice
 from trimix_edge.fusion.linear import LinearFusion
 from trimix_edge.fusion.rule import (
     Fused,
     FusedBuffer,
     TrioLogits,
 )
+from trimix_edge.fusion.scripts import tokens_of_script
+from trimix_edge.weights import ScriptChoice, WeightChoice
 
 GRID = np.array([0.1, 0.3, 0.5, 0.7, 0.9, 1.0])
 """The paper's values of each weight."""
@@ -92,22 +93,29 @@ class DynamicFusion:
     :class:`LinearFusion`, and a role of weight 0 is run no more where the prompt was read.
 
     Args:
-        choice: the prompt's perplexity, or the entropy of the first generated token.
+        choice: the perplexity of the prompt, or of its tokens of one script, or the entropy of the
+            first generated token. ``AUTO`` is ``ALL`` here, as a rule knows of no trio.
         roles: those that can be run.
         n_vocab, plausibility, buffer: as for :class:`LinearFusion`.
+        token_bytes: the bytes of a token; of no use without a script.
     """
 
     def __init__(
         self,
-        choice: WeightChoice,
+        choice: WeightChoice | ScriptChoice,
         roles: Collection[Role],
         n_vocab: int,
         plausibility: Plausibility | None = None,
         buffer: FusedBuffer | None = None,
+        token_bytes: Callable[[int], bytes] | None = None,
     ) -> None:
         self.plausibility = plausibility
-        self.reads_prompt = choice is WeightChoice.AUTO
+        self.reads_prompt = choice is not WeightChoice.ENTROPY
+        self.chosen_by = str(WeightChoice.ALL if choice is WeightChoice.AUTO else choice)
         self._choice = choice
+        self._token_bytes = token_bytes
+        self._counts: npt.NDArray[np.bool_] | None = None
+        self._n_seen = 0
         self._buffer = buffer
         self._grid = WeightGrid(roles)
         self._n_vocab = n_vocab
@@ -121,6 +129,12 @@ class DynamicFusion:
         return self._chosen.weights if self._chosen else None
 
     @property
+    def nats(self) -> npt.NDArray[np.float64]:
+        """What the counted tokens that were read cost under each pair of :class:`WeightGrid`,
+        float64 ``[n_pairs]``."""
+        return np.array(self._nats)
+
+    @property
     def key(self) -> Hashable:
         return self._chosen.key if self._chosen else id(self)
 
@@ -131,11 +145,33 @@ class DynamicFusion:
         judges = {self.plausibility.role} if self.plausibility else set()
         return frozenset(self._grid.roles) | judges
 
+    def begin(self, prompt: Sequence[int]) -> None:
+        if not isinstance(self._choice, ScriptChoice):
+            return
+        assert self._token_bytes is not None, "a script needs the bytes of tokens"
+        script = self._choice.script
+        # The first token is no target, but it may hold the first part of a character.
+        counts = tokens_of_script([self._token_bytes(token) for token in prompt], script)[1:]
+        if counts.any():
+            self._counts = counts
+            return
+        self.chosen_by = str(WeightChoice.ALL)
+        notice(
+            f"the prompt has no text in the script {script} that weights could be chosen on: all "
+            f"of it counts, as with weights auto:all"
+        )
+
     def observe(self, logits: TrioLogits, targets: Sequence[int]) -> None:
-        if len(targets):
-            ids = np.array(targets, np.int32)
+        ids = np.array(targets, np.int32)
+        if self._counts is not None:
+            counted = self._counts[self._n_seen : self._n_seen + len(ids)]
+            self._n_seen += len(ids)
+            if not counted.all():
+                logits = {role: logits[role][: len(ids)][counted] for role in self._grid.roles}
+                ids = ids[counted]
+        if len(ids):
             self._nats += self._grid.nll(logits, ids, self._n_vocab).sum(axis=0)
-            self._n_read += len(targets)
+            self._n_read += len(ids)
 
     def _choose(self, figures: npt.NDArray[np.float64]) -> None:
         usable = np.where(np.isfinite(figures), figures, np.inf)

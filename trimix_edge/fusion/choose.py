@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from trimix_edge.config import (
     FusionWeights,
     Plausibility,
     Role,
     RuleChoice,
-    WeightChoice,
-    Weights,
 )
 from trimix_edge.errors import UsageError
 from trimix_edge.fusion.by_prompt import DynamicFusion, WeightGrid
@@ -20,6 +18,7 @@ from trimix_edge.fusion.rule import (
     FusionRule,
 )
 from trimix_edge.fusion.saf import SafFusion
+from trimix_edge.weights import ScriptChoice, WeightChoice, Weights
 
 
 def rule_roles(
@@ -52,6 +51,7 @@ def make_rule(
     plausibility: Plausibility | None = None,
     roles: Collection[Role] = tuple(Role),
     buffer: FusedBuffer | None = None,
+    token_bytes: Callable[[int], bytes] | None = None,
 ) -> FusionRule:
     """The rule object of one generation, or of one text's score.
 
@@ -60,6 +60,7 @@ def make_rule(
         n_vocab: shared vocabulary size.
         roles: the loaded ones, of which weights chosen by prompt may make use.
         buffer: for the fused rows, where several rules take turns.
+        token_bytes: the bytes of a token, for weights that are chosen on one script.
 
     Raises:
         TrioConfigError: weights are chosen by prompt, and a role for that is missing.
@@ -69,13 +70,14 @@ def make_rule(
     in_force = _weights_of(rule, weights)
     if isinstance(in_force, FusionWeights):
         return LinearFusion(in_force, n_vocab, plausibility, buffer)
-    return DynamicFusion(in_force, roles, n_vocab, plausibility, buffer)
+    return DynamicFusion(in_force, roles, n_vocab, plausibility, buffer, token_bytes)
 
 
 def _weights_of(rule: RuleChoice, weights: Weights) -> Weights:
     in_force = rule.weights or weights
-    if not isinstance(in_force, FusionWeights | WeightChoice):
+    if not isinstance(in_force, FusionWeights | WeightChoice | ScriptChoice):
         raise UsageError(
-            f"weights are {in_force!r}: give FusionWeights(large_ins, small_cpt) or a WeightChoice"
+            f"weights are {in_force!r}: give FusionWeights(large_ins, small_cpt), a WeightChoice "
+            f"or a ScriptChoice"
         )
     return in_force

@@ -35,6 +35,7 @@ class LinearFusion:
         self._fixed = weights
         self.plausibility = plausibility
         self.reads_prompt = False
+        self.chosen_by = None
         self._n_vocab = n_vocab
         self._buffer = buffer or FusedBuffer(n_vocab)
         self._roles = weights.roles
@@ -53,6 +54,9 @@ class LinearFusion:
     @property
     def needs(self) -> frozenset[Role]:
         return self._needs
+
+    def begin(self, prompt: Sequence[int]) -> None:
+        """Fixed weights learn nothing from a prompt."""
 
     def observe(self, logits: TrioLogits, targets: Sequence[int]) -> None:
         """Fixed weights learn nothing from a prompt."""

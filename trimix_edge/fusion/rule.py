@@ -66,6 +66,14 @@ class FusionRule(Protocol):
     def reads_prompt(self) -> bool:
         """Whether the rule wants to see the logits of every token of the prompt."""
 
+    @property
+    def chosen_by(self) -> str | None:
+        """How the weights were chosen for this prompt, ``auto:Tibt``, ``auto:all`` or ``entropy``;
+        None where no prompt has a say in them. Certain once the prompt has begun."""
+
+    def begin(self, prompt: Sequence[int]) -> None:
+        """Hear of the prompt, all of its ids, before any of it is read."""
+
     def observe(self, logits: TrioLogits, targets: Sequence[int]) -> None:
         """Read the prompt, a piece at a time, before the first fusion.
 

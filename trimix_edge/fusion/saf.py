@@ -48,6 +48,7 @@ class SafFusion:
         judges = {plausibility.role} if plausibility else set()
         self._needs = frozenset({self.host, self.scorer}) | judges
         self.reads_prompt = False
+        self.chosen_by = None
         self._n_vocab = n_vocab
         self._buffer = buffer or FusedBuffer(n_vocab)
 
@@ -58,6 +59,9 @@ class SafFusion:
     @property
     def needs(self) -> frozenset[Role]:
         return self._needs
+
+    def begin(self, prompt: Sequence[int]) -> None:
+        """The mixing weight comes from each step's own rows."""
 
     def observe(self, logits: TrioLogits, targets: Sequence[int]) -> None:
         """The mixing weight comes from each step's own rows."""

@@ -3,6 +3,7 @@
 name = "dzongkha"
 description = "English to Dzongkha"
 normalizer = "NFC"                    # of texts; "" for none, absent for what the GGUF says
+script = "Tibt"                       # of its language, ISO 15924: what weights = "auto" looks at
 
 [models]                              # relative to the manifest
 large_ins = "large_ins.gguf"
@@ -12,7 +13,8 @@ small_base = "small_base.gguf"        # may be absent where its weight is 0
 
 [fusion]
 weights = [0.5, 0.8]                  # large_ins, small_cpt; small_base is what is left of 1
-                                      # or "auto", "entropy": chosen for each prompt
+                                      # or "auto", "auto:Tibt", "auto:all", "entropy": chosen
+                                      # for each prompt
 plausibility = "small_cpt:0.1"        # a table [fusion.source], written by fit: where they are from
 
 [sampling]                            # any field of SamplingParams
@@ -31,14 +33,12 @@ n_ctx = 1024
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from trimix_edge import values
 from trimix_edge.config import (
@@ -49,12 +49,13 @@ from trimix_edge.config import (
     Plausibility,
     Role,
     SamplingParams,
-    WeightChoice,
-    Weights,
     check_normalizer,
 )
 from trimix_edge.errors import TrioConfigError, UsageError, notice
+from trimix_edge.scripts import check_script
 from trimix_edge.trios.source import WeightSource
+from trimix_edge.trios.table import Table
+from trimix_edge.weights import Weights
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -83,6 +84,7 @@ class TrioManifest:
     models: Mapping[Role, Path]
     description: str = ""
     normalizer: str | None = None
+    script: str | None = None
     weights: Weights = PAPER_WEIGHTS
     plausibility: Plausibility | None = None
     sampling: SamplingParams = field(default_factory=SamplingParams)
@@ -135,7 +137,7 @@ class TrioManifest:
             raise TrioConfigError(f"{path} is not UTF-8 text") from None
         except tomllib.TOMLDecodeError as error:
             raise TrioConfigError(f"{path} is not TOML: {error}") from None
-        table = _Table(content, str(path))
+        table = Table(content, str(path))
         try:
             manifest = cls._from_table(table, path)
         except UsageError as error:
@@ -144,7 +146,7 @@ class TrioManifest:
         return manifest
 
     @classmethod
-    def _from_table(cls, table: _Table, path: Path) -> TrioManifest:
+    def _from_table(cls, table: Table, path: Path) -> TrioManifest:
         models = table.table("models")
         fusion = table.table("fusion")
         generation = table.table("generation")
@@ -154,6 +156,7 @@ class TrioManifest:
         paths = {role: models.text(role.value) for role in Role if adapters[role] is None}
         mask = fusion.text("plausibility")
         normalizer = table.text("normalizer")
+        script = table.text("script")
         max_tokens = generation.integer("max_tokens")
         if max_tokens is not None and max_tokens < -1:
             raise UsageError(f"generation.max_tokens is {max_tokens}: -1 is no limit")
@@ -161,6 +164,7 @@ class TrioManifest:
             name=table.text("name") or path.parent.name,
             description=table.text("description") or "",
             normalizer=None if normalizer is None else check_normalizer(normalizer),
+            script=None if script is None else check_script(script),
             models={role: path.parent / text for role, text in paths.items() if text},
             weights=fusion.weights("weights") or PAPER_WEIGHTS,
             plausibility=values.plausibility(mask) if mask else None,
@@ -220,128 +224,3 @@ def embedded_trios() -> dict[str, Path]:
     """The trios inside this package, by name."""
     root = Path(str(files("trimix_edge"))) / "trios"
     return {path.parent.name: path for path in root.glob(f"*/{MANIFEST}")}
-
-
-class _Table:
-    """A TOML table that checks types, and knows which of its keys nobody asked for."""
-
-    def __init__(self, content: Mapping[str, Any], where: str, prefix: str = "") -> None:
-        self._content = content
-        self._where = where
-        self._prefix = prefix
-        self._asked: set[str] = set()
-        self._children: list[_Table] = []
-
-    def _get(self, key: str, kind: type, expected: str) -> Any:
-        self._asked.add(key)
-        value = self._content.get(key)
-        if value is None:
-            return None
-        is_bool = isinstance(value, bool)
-        if kind is float and isinstance(value, int) and not is_bool:
-            value = float(value)
-        if not isinstance(value, kind) or (is_bool and kind is not bool):
-            raise TrioConfigError(
-                f"{self._where}: {self._prefix}{key} must be {expected}, not {value!r}"
-            )
-        return value
-
-    def table(self, key: str) -> _Table:
-        content = self._get(key, dict, "a table") or {}
-        child = _Table(content, self._where, f"{self._prefix}{key}.")
-        self._children.append(child)
-        return child
-
-    def text(self, key: str) -> str | None:
-        value: str | None = self._get(key, str, "a string")
-        return value
-
-    def adapter(self, key: str, folder: Path) -> Adapter | None:
-        """What ``{ model = ROLE, lora = FILE }`` says; None where there is no such table."""
-        if not isinstance(self._content.get(key), dict):
-            return None
-        entry = self.table(key)
-        base, lora = entry.text("model"), entry.text("lora")
-        if not base or not lora:
-            raise TrioConfigError(
-                f"{self._where}: {self._prefix}{key} must be a file, or "
-                f'{{ model = "small_base", lora = FILE }}'
-            )
-        return Adapter(values.role(base), folder / lora)
-
-    def boolean(self, key: str) -> bool | None:
-        value: bool | None = self._get(key, bool, "true or false")
-        return value
-
-    def integer(self, key: str) -> int | None:
-        value: int | None = self._get(key, int, "a whole number")
-        return value
-
-    def draft(self, key: str) -> Draft:
-        expected = '"auto", "off" or a number of tokens'
-        if isinstance(self._content.get(key), int):
-            return Draft(self._get(key, int, expected))
-        return values.draft(self._get(key, str, expected) or "auto")
-
-    def texts(self, key: str) -> tuple[str, ...]:
-        values = self._get(key, list, "a list of strings") or []
-        if not all(isinstance(v, str) for v in values):
-            raise TrioConfigError(
-                f"{self._where}: {self._prefix}{key} must be a list of strings, not {values!r}"
-            )
-        if "" in values:
-            raise TrioConfigError(f"{self._where}: {self._prefix}{key} holds an empty string")
-        return tuple(values)
-
-    def weights(self, key: str) -> Weights | None:
-        if isinstance(self._content.get(key), str):
-            word = self.text(key)
-            if word not in tuple(WeightChoice):
-                raise TrioConfigError(
-                    f'{self._where}: {self._prefix}{key} must be two numbers, "auto" or '
-                    f'"entropy", not {word!r}'
-                )
-            return WeightChoice(word)
-        values = self._get(key, list, "a list of two numbers")
-        if values is None:
-            return None
-        if len(values) != 2 or any(
-            isinstance(v, bool) or not isinstance(v, (int, float)) for v in values
-        ):
-            raise TrioConfigError(
-                f"{self._where}: {self._prefix}{key} must be [large_ins, small_cpt], two numbers, "
-                f"not {values!r}"
-            )
-        return FusionWeights(float(values[0]), float(values[1]))
-
-    def fields(self, defaults: object, names: tuple[str, ...]) -> dict[str, Any]:
-        """The fields of a dataclass that the table sets, of the types that its defaults have."""
-        kinds = {
-            "grammar": (str, "a string"),
-            "seed": (int, "a whole number"),
-        }
-        by_type = {
-            int: (int, "a whole number"),
-            float: (float, "a number"),
-            str: (str, "a string"),
-        }
-        found = {}
-        for name in names:
-            kind, expected = kinds.get(name) or by_type[type(getattr(defaults, name))]
-            value = self._get(name, kind, expected)
-            if value is not None:
-                found[name] = value
-        return found
-
-    def refuse_unknown(self) -> None:
-        for key in self._content:
-            if key not in self._asked:
-                close = difflib.get_close_matches(key, self._asked, n=1)
-                hint = (
-                    f"did you mean {close[0]}?"
-                    if close
-                    else f"known: {', '.join(sorted(self._asked))}"
-                )
-                raise TrioConfigError(f"{self._where}: unknown key {self._prefix}{key}; {hint}")
-        for child in self._children:
-            child.refuse_unknown()
