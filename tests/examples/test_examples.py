@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -89,3 +90,17 @@ def test_evaluation_puts_every_system_side_by_side() -> None:
     shown = run("dzongkha_trio/evaluate.py", "--limit", "3", "--threads", "1")
     for name in ("large_ins alone", "average", "SAF-W", "TriMix-PPL", "Newton on dev"):
         assert name in shown
+
+
+def test_slices_measures_the_shipped_trio_and_shows_its_figures_again(tmp_path: Path) -> None:
+    """The trained trios need PyTorch; what is measured of each is the same."""
+    file = str(tmp_path / "slices.json")
+    script = "dzongkha_trio/slices.py"
+    printed = run(script, "--pairs", "--limit", "6", "--threads", "1", "--json", file)
+    (row,) = json.loads(Path(file).read_text("utf-8"))
+    bits = row["test"]["bits_per_byte"]
+    single = bits[row["best_single"]]
+    assert row["test"]["less_best_single"][0] == pytest.approx(bits["TriMix"] - single)
+    assert sum(row["weights"]) == pytest.approx(1)
+    assert row["dev"]["less_best_single"][0] < 0, "weights fitted on dev lose nothing there"
+    assert run(script, "--show", "--json", file).splitlines()[-3:] == printed.splitlines()[-3:]
