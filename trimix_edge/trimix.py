@@ -55,7 +55,7 @@ class TriMix:
     @classmethod
     def load(
         cls,
-        trio: str | Path | None = None,
+        trio: str | Path | TrioManifest | None = None,
         *,
         models: Mapping[Role, Path] | Mapping[Role, str] | Mapping[str, str] | None = None,
         weights: WeightsLike | None = None,
@@ -72,7 +72,7 @@ class TriMix:
         """Load what the weights need.
 
         Args:
-            trio: an embedded trio's name, a ``trio.toml``, its folder; None for the default one.
+            trio: an embedded one's name, a ``trio.toml``, its folder, a manifest; None: default.
             models: GGUF files by role, instead of the manifest's or of a manifest.
             weights, plausibility: instead of the manifest's.
             rule: instead of TriMix; later calls follow it too unless they name another.

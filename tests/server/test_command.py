@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -88,6 +89,39 @@ def test_a_second_signal_ends_it_at_once(process: Process) -> None:
         assert process.process.wait(5) in (0, 128 + signal.SIGINT)
 
 
+def test_what_a_request_leaves_out_is_as_the_server_was_started() -> None:
+    made = Process(
+        *("--temperature", "0.9", "--seed", "7", "--max-tokens", "3", "--stop", "@@"),
+        *("--draft", "off", "--top-k", "30"),
+    )
+    try:
+        url = made.url + "/v1/chat/completions"
+        messages = [{"role": "user", "content": "Save the file."}]
+
+        def answer(**fields: Any) -> dict[str, Any]:
+            # Alone and from an empty cache, the same settings give the same text.
+            body = {"messages": messages, "ignore_eos": True, "cache_prompt": False, **fields}
+            told: dict[str, Any] = httpx.post(url, json=body, timeout=60).json()
+            return told
+
+        def texts(of: dict[str, Any]) -> list[str]:
+            return [choice["message"]["content"] for choice in of["choices"]]
+
+        own = texts(answer(max_tokens=12))
+        assert own == texts(answer(max_tokens=12, temperature=0.9, seed=7, top_k=30, draft="off"))
+        greedy = texts(answer(max_tokens=12, temperature=0))
+        assert greedy != own
+        assert greedy == texts(answer(max_tokens=12, temperature=0, seed=99))
+        assert len(set(texts(answer(max_tokens=12, n=3)))) > 1  # each choice has its own seed
+        assert answer()["usage"]["completion_tokens"] == 3
+        assert answer(seed=-1)["seed"] != answer()["seed"] == 7
+        told = httpx.get(made.url + "/props").json()["default_generation_settings"]["params"]
+        assert (told["temperature"], told["seed"], told["stop"]) == (0.9, 7, ["@@"])
+    finally:
+        made.process.kill()
+        made.process.wait()
+
+
 def test_a_trio_that_cannot_be_loaded_ends_it_with_one_line(tmp_path: Path) -> None:
     bad = tmp_path / "bad.gguf"
     bad.write_bytes(b"nonsense")
@@ -106,6 +140,10 @@ def test_wrong_options_are_refused_before_anything_is_loaded(tmp_path: Path) -> 
     assert "is no origin" in refused("--cors", "example.org/path")
     assert "timeout is" in refused("--timeout", "0")
     assert "no trio is called" in refused("nowhere")
+    assert "temperature is -1" in refused("--temperature", "-1")
+    assert "leave --top-k away" in refused("--greedy", "--top-k", "5")
+    assert "max-tokens is 0" in refused("--max-tokens", "0")
+    assert "stop string is empty" in refused("--stop", "")
 
 
 def test_an_address_in_use_is_told(process: Process) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -53,13 +54,20 @@ def command(
         float, _option("Seconds in which a request must arrive, and an answer be read.")
     ] = 60.0,
     log_prompts: Annotated[bool, _option("Write prompts into the log.", "--log-prompts")] = False,
+    max_tokens: opt.MaxTokens = None,
+    stop: opt.Stop = None,
+    draft: opt.DraftLength = None,
     repeatable: opt.Repeatable = False,
     *,
     models: groups.Models,
     fusion: groups.Fusion,
+    sampling: groups.Sampling,
     machine: groups.Machine,
 ) -> None:
-    """Serve a trio to programs, as OpenAI's API, and to people, as a page."""
+    """Serve a trio to programs, as OpenAI's API, and to people, as a page.
+
+    How to sample, --max-tokens, --stop and --draft are for requests that say nothing themselves.
+    """
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise UsageError(
@@ -72,6 +80,7 @@ def command(
     if not 0 < timeout <= 86_400:
         raise UsageError(f"timeout is {timeout:g}, it must be above 0 and at most 86400")
     from trimix_edge.config import Role
+    from trimix_edge.decoding.options import GenerationOptions
     from trimix_edge.server.security import Access, is_loopback
     from trimix_edge.server.serving import listen, serve
     from trimix_edge.server.state import Limits
@@ -80,6 +89,19 @@ def command(
 
     files = models.paths
     manifest = TrioManifest.find(trio, files)
+    if max_tokens == 0:
+        raise UsageError("max-tokens is 0: requests that name no limit would get no answer")
+    defaults = GenerationOptions(
+        sampling=sampling.given(manifest), max_tokens=max_tokens, stop=stop or None
+    )
+    length = opt.draft(draft, manifest, fusion.weights, repeatable=repeatable)
+    manifest = replace(
+        manifest,
+        sampling=defaults.sampling_over(manifest.sampling),
+        max_tokens=manifest.max_tokens if max_tokens is None else max_tokens,
+        stop=tuple(defaults.stop or manifest.stop),
+        draft=length or manifest.draft,
+    )
     context = machine.context(manifest, repeatable=repeatable)
     keys = _keys(api_key, api_key_file)
     access = Access(keys, frozenset(cors or ()), frozenset([*(allow_host or ()), host]))
@@ -106,8 +128,7 @@ def command(
     def load() -> Engine:
         available = {*manifest.models, *manifest.adapters}
         engine = TriMix.load(
-            trio,
-            models=files,
+            manifest,
             context=context,
             n_parallel=parallel,
             roles=tuple(role for role in Role if role in available),

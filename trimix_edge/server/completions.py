@@ -58,7 +58,8 @@ async def _answer(
                 param="logit_bias",
             )
     try:
-        group = await state.thread.submit(jobs_of(prompts, options, asked.n or 1))
+        seed = engine.manifest.sampling.seed
+        group = await state.thread.submit(jobs_of(prompts, options, asked.n or 1, seed))
     except (ContextOverflowError, PromptError) as error:
         told = as_api_error(error)
         told.param = asked.CONTENT

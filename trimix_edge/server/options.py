@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from trimix_edge.errors import UsageError
 from trimix_edge.llama.json_schema import grammar_of_schema
 from trimix_edge.server.errors import ApiError
 from trimix_edge.server.schemas import (
+    MAX_CHOICES,
     ChatMessage,
     ChatRequest,
     CompletionRequest,
@@ -25,6 +27,8 @@ _SAME_NAME = (
     "cache_prompt", "rule", "plausibility", "draft", "explain",
 )  # fmt: skip
 _MAX_STOPS = 1000
+_SEEDS = 2**32 - 2 - MAX_CHOICES
+"""A drawn seed leaves room for those of the other choices."""
 
 
 def options_of(request: ChatRequest | CompletionRequest) -> dict[str, Any]:
@@ -41,8 +45,8 @@ def options_of(request: ChatRequest | CompletionRequest) -> dict[str, Any]:
         raise ApiError(400, f"stop: up to {_MAX_STOPS} strings are fine", param="stop")
     if (limit := _max_tokens(request)) is not None:
         options["max_tokens"] = limit
-    if request.seed not in (None, -1):
-        options["seed"] = request.seed
+    if request.seed is not None:
+        options["seed"] = secrets.randbelow(_SEEDS) if request.seed == -1 else request.seed
     if request.weights is not None:
         options["weights"] = _weights(request)
     if request.logit_bias:
@@ -152,9 +156,12 @@ def messages_of(messages: Sequence[ChatMessage]) -> list[dict[str, str]]:
 
 
 def jobs_of(
-    prompts: Sequence[Any], options: dict[str, Any], n: int
+    prompts: Sequence[Any], options: dict[str, Any], n: int, seed: int | None = None
 ) -> list[tuple[Any, dict[str, Any]]]:
     """A job for each choice: each prompt ``n`` times, with seeds that count up from the first.
+
+    Args:
+        seed: the server's own, for requests that name none.
 
     Raises:
         UsageError: the last of the seeds would be out of range.
@@ -163,8 +170,9 @@ def jobs_of(
     for prompt in prompts:
         for i in range(n):
             own = dict(options)
-            if i and "seed" in own:
-                own["seed"] += i
+            first = own.get("seed", seed)
+            if i and first is not None:
+                own["seed"] = first + i
                 if own["seed"] > 2**32 - 2:
                     raise UsageError(f"seed: {n} choices need as many seeds up to {2**32 - 2}")
             jobs.append((prompt, own))

@@ -100,12 +100,14 @@ class TrioManifest:
 
     @classmethod
     def find(
-        cls, trio: str | Path | None = None, models: Mapping[Role, Path] | None = None
+        cls,
+        trio: str | Path | TrioManifest | None = None,
+        models: Mapping[Role, Path] | None = None,
     ) -> TrioManifest:
         """The manifest that a user means.
 
         Args:
-            trio: the name of an embedded trio, a ``trio.toml``, a folder that holds one, or None.
+            trio: an embedded trio's name, a ``trio.toml``, its folder, a manifest, or None.
             models: files that replace the manifest's; with no ``trio``, files that make one.
 
         Raises:
@@ -114,12 +116,12 @@ class TrioManifest:
         files_given = dict(models or {})
         if trio is None and files_given:
             return cls(name="files", models=files_given, sampling=OWN_SAMPLING)
-        path = embedded_trios()[DEFAULT_TRIO] if trio is None else _locate(trio)
-        manifest = cls.read(path)
+        if not isinstance(trio, TrioManifest):
+            trio = cls.read(embedded_trios()[DEFAULT_TRIO] if trio is None else _locate(trio))
         return replace(
-            manifest,
-            models={**manifest.models, **files_given},
-            adapters={r: a for r, a in manifest.adapters.items() if r not in files_given},
+            trio,
+            models={**trio.models, **files_given},
+            adapters={r: a for r, a in trio.adapters.items() if r not in files_given},
         )
 
     @classmethod
