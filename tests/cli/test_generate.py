@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -242,3 +243,28 @@ def test_flags_of_json_without_it_are_refused(
     code, out, err = run("generate", tiny, " save", *flags)
     assert (code, out) == (2, "")
     assert told in err
+
+
+def test_shots_put_the_trios_exemplars_before_the_prompt(
+    run: Run, tiny: Path, tmp_path: Path
+) -> None:
+    own = tmp_path / "own"
+    shutil.copytree(tiny, own)
+    manifest = own / "trio.toml"
+    manifest.write_text('exemplars = "e.tsv"\n' + manifest.read_text("utf-8"), "utf-8")
+    (own / "e.tsv").write_text(" open\t འདི་\n close\t ལུ་\n", "utf-8")
+    none, one, two = (
+        generate(run, own, "save", "--chat", "--shots", str(n))["prompt_token_ids"]
+        for n in range(3)
+    )
+    assert len(none) < len(one) < len(two)
+    assert none == generate(run, own, "save", "--chat")["prompt_token_ids"]
+    assert two[-len(none) :] == none, "the prompt itself comes last"
+    for asked, told in (
+        (("--shots", "3"), "holds 2 exemplars: 3 shots are too many"),
+        (("--shots", "-1"), "--shots is -1: give 0 or more"),
+        (("--shots", "1", "--no-chat"), "leave --no-chat away"),
+    ):
+        code, out, err = run("generate", own, "save", *asked)
+        assert (code > 0, out, err.count("\n")) == (True, "", 1)
+        assert told in err

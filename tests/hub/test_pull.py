@@ -75,6 +75,7 @@ def test_a_pulled_trio_speaks(
     }  # fmt: skip
     assert names(tmp_path / "trio") == FILES
     manifest = TrioManifest.find(tmp_path / "trio")
+    assert manifest.script == "Arab"
     assert manifest.name == PRESET
     assert manifest.weights == FusionWeights(0.1, 0.9)
     head = read_gguf(manifest.models[Role.SMALL_CPT])

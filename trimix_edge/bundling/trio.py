@@ -18,6 +18,7 @@ from trimix_edge.bundling.writing import Entry
 from trimix_edge.errors import BundleError
 from trimix_edge.gguf import GgufFile, check_header, part_paths
 from trimix_edge.gguf.split import part_name
+from trimix_edge.trios.exemplars import read_exemplars
 from trimix_edge.trios.manifest import BOM, MANIFEST, TrioManifest
 
 if sys.version_info >= (3, 11):
@@ -27,6 +28,7 @@ else:
 
 FOLDER = "trio"
 _MAX_CARD = 1 << 20
+_EXEMPLARS = "exemplars.tsv"
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,9 @@ def trio_files(manifest: TrioManifest) -> TrioFiles:
         names[real] = called[0]
     text = _renamed(manifest, names)
     entries.append(Entry(f"{FOLDER}/{MANIFEST}", text.encode()))
+    if manifest.exemplars is not None:
+        read_exemplars(manifest, 0)  # checked: it may be a stranger's
+        entries.append(Entry(f"{FOLDER}/{_EXEMPLARS}", manifest.exemplars))
     entries += _texts(manifest.path.parent)
     return TrioFiles(slug(manifest.name), manifest, tuple(entries), heads)
 
@@ -123,6 +128,8 @@ def _renamed(manifest: TrioManifest, names: Mapping[Path, str]) -> str:
     }
     content["models"] = {**models, **adapters}
     content["name"] = manifest.name
+    if manifest.exemplars is not None:
+        content["exemplars"] = _EXEMPLARS
     head = re.match(r"(?:[ \t]*(?:#[^\n]*)?\n)*", before)
     comments = [line.strip() for line in head[0].splitlines() if line.strip()] if head else []
     text = "\n".join([*comments, *_toml(content)]) + "\n"

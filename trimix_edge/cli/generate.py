@@ -7,7 +7,7 @@ import sys
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -20,7 +20,6 @@ from trimix_edge.config import FusionWeights
 from trimix_edge.errors import PromptCacheError, PromptError, UsageError, notice
 
 if TYPE_CHECKING:
-    from trimix_edge.decoding.chat import Message
     from trimix_edge.decoding.prepare import Prompt
     from trimix_edge.trimix import TriMix
 
@@ -60,6 +59,14 @@ def command(
     system: Annotated[
         str | None, typer.Option(help="A system message; implies --chat.", show_default=False)
     ] = None,
+    shots: Annotated[
+        int,
+        typer.Option(
+            help="Put so many of the trio's exemplars before the prompt, as turns of the chat "
+            "template.",
+            show_default=False,
+        ),
+    ] = 0,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object instead of streaming.")
     ] = False,
@@ -114,12 +121,18 @@ def command(
     from trimix_edge.decoding.prompt_cache import refuse_other_files
     from trimix_edge.files import check_target
     from trimix_edge.trimix import TriMix
+    from trimix_edge.trios.exemplars import conversation, read_exemplars
     from trimix_edge.trios.manifest import TrioManifest
 
     files = models.paths
     trio, prompt = _trio_and_prompt(arguments or [], file)
     manifest = TrioManifest.find(trio, files)
     samplers = sampling.given(manifest)
+    if shots < 0:
+        raise UsageError(f"--shots is {shots}: give 0 or more")
+    if shots and chat is False:
+        raise UsageError("--shots are turns of the chat template: leave --no-chat away")
+    exemplars = read_exemplars(manifest, shots) if shots else []
     context = machine.context(manifest, repeatable=repeatable)
     if output is not None and not lines:
         raise UsageError("--output is for --lines: redirect the output of a single prompt")
@@ -165,7 +178,10 @@ def command(
                 _take_up(trimix, prompt_cache)
 
             def as_prompt(text: str) -> Prompt:
-                return text if system is None else _messages(system, text)
+                if system is None and not exemplars:
+                    return text
+                first = [] if system is None else [{"role": "system", "content": system}]
+                return cast("Prompt", [*first, *conversation(exemplars, text)])
 
             turns = as_prompt(prompt)
             if lines:
@@ -251,7 +267,3 @@ def _trio_and_prompt(arguments: list[str], file: Path | None) -> tuple[str | Non
     if not prompt:
         raise PromptError("the prompt is empty: there is nothing to continue")
     return trio, prompt
-
-
-def _messages(system: str, prompt: str) -> list[Message]:
-    return [{"role": "system", "content": system}, {"role": "user", "content": prompt}]

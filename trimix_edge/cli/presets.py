@@ -80,6 +80,7 @@ def _as_json(preset: Preset, quant: str, n_ctx: int) -> dict[str, Any]:
         "name": preset.name,
         "language": preset.language,
         "language_name": preset.language_name,
+        "script": preset.script,
         "prompt_language": preset.prompt_language,
         "quantization": quant,
         "n_bytes": preset.n_bytes(quant),

@@ -40,6 +40,7 @@ class Prediction:
         seconds: of its prompt and of its generation.
         n_evaluated: tokens of the prompt that were computed for it, the others being kept from a
             prompt before; None of a run that did not say.
+        chosen_by: how the weights were chosen for this prompt, where they were.
         prompt: the text, before any chat template; None where prompts are not kept.
     """
 
@@ -55,6 +56,7 @@ class Prediction:
     seconds: dict[str, float]
     n_evaluated: int | None = None
     prompt: str | None = None
+    chosen_by: str | None = None
 
     def line(self) -> bytes:
         content = asdict(self)
@@ -84,6 +86,7 @@ class Prediction:
             or not isinstance(found.finish_reason, str | None)
             or not isinstance(found.n_evaluated, int | None)
             or not isinstance(found.prompt, str | None)
+            or not isinstance(found.chosen_by, str | None)
             or found.seconds.keys() != {"prompt", "generation"}
             or not isinstance(weights, list)
             or len(weights) != 3
@@ -93,7 +96,7 @@ class Prediction:
         return found
 
 
-_OPTIONAL = frozenset({"n_evaluated", "prompt"})
+_OPTIONAL = frozenset({"n_evaluated", "prompt", "chosen_by"})
 
 
 class Log:

@@ -220,6 +220,7 @@ class _Loop:
             n_tokens=len(done.token_ids),
             output=text,
             weights=self._system.weights_used(done),
+            chosen_by=done.chosen_by,
             finish_reason=done.finish_reason,
             seconds={
                 "prompt": round(done.timings.prompt, 6),

@@ -91,6 +91,7 @@ class Preset:
 
     Attributes:
         language: its code, as ``bo``; ``language_name`` spells it out.
+        script: its script's code of ISO 15924, as ``Tibt``.
         prompt_language: the language of the prompts that ``task_weights`` were chosen with.
         task_weights: what the paper's authors published, by task; may be empty.
         characters: of text in its language that one token stands for; None where none were counted.
@@ -99,6 +100,7 @@ class Preset:
     name: str
     language: str
     language_name: str
+    script: str
     prompt_language: str
     models: Mapping[Role, PresetModel]
     task_weights: Mapping[str, FusionWeights]
@@ -171,6 +173,7 @@ def presets() -> Mapping[str, Preset]:
             name=name,
             language=language,
             language_name=content["languages"][language],
+            script=content["scripts"][language],
             prompt_language=entry["prompt_language"],
             models={role: models[entry[role.value]] for role in Role},
             task_weights={task: FusionWeights(*row[language]) for task, row in published.items()},

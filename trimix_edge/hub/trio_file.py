@@ -27,6 +27,7 @@ def trio_toml(
         ),
         f"name = {_quoted(preset.name)}",
         f"description = {_quoted(f'{preset.language_name}: ' + ', '.join(models.values()))}",
+        f'script = {_quoted(preset.script)}  # of its language: what weights = "auto" looks at',
         *([f"normalizer = {_quoted(normalizer)}"] if normalizer else []),
         "",
         "[models]",

@@ -4,6 +4,7 @@ name = "dzongkha"
 description = "English to Dzongkha"
 normalizer = "NFC"                    # of texts; "" for none, absent for what the GGUF says
 script = "Tibt"                       # of its language, ISO 15924: what weights = "auto" looks at
+exemplars = "exemplars.tsv"           # of generate --shots: a prompt, a tab and its answer a line
 
 [models]                              # relative to the manifest
 large_ins = "large_ins.gguf"
@@ -85,6 +86,7 @@ class TrioManifest:
     description: str = ""
     normalizer: str | None = None
     script: str | None = None
+    exemplars: Path | None = None
     weights: Weights = PAPER_WEIGHTS
     plausibility: Plausibility | None = None
     sampling: SamplingParams = field(default_factory=SamplingParams)
@@ -159,6 +161,7 @@ class TrioManifest:
         mask = fusion.text("plausibility")
         normalizer = table.text("normalizer")
         script = table.text("script")
+        exemplars = table.text("exemplars")
         max_tokens = generation.integer("max_tokens")
         if max_tokens is not None and max_tokens < -1:
             raise UsageError(f"generation.max_tokens is {max_tokens}: -1 is no limit")
@@ -167,6 +170,7 @@ class TrioManifest:
             description=table.text("description") or "",
             normalizer=None if normalizer is None else check_normalizer(normalizer),
             script=None if script is None else check_script(script),
+            exemplars=path.parent / exemplars if exemplars else None,
             models={role: path.parent / text for role, text in paths.items() if text},
             weights=fusion.weights("weights") or PAPER_WEIGHTS,
             plausibility=values.plausibility(mask) if mask else None,
