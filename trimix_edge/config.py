@@ -37,20 +37,6 @@ class Adapter:
     path: Path
 
 
-NORMAL_FORMS = ("NFC", "NFD", "NFKC", "NFKD")
-
-
-def check_normalizer(name: str) -> str:
-    """One of Unicode's normal forms, or "" for none.
-
-    Raises:
-        UsageError: it is none of them.
-    """
-    if name and name not in NORMAL_FORMS:
-        raise UsageError(f"normalizer is {name[:40]!r}: it must be {', '.join(NORMAL_FORMS)} or ''")
-    return name
-
-
 @dataclass(frozen=True)
 class FusionWeights:
     """The weights of the three models' logits, which add up to 1 by construction.
@@ -305,6 +291,9 @@ class ContextParams:
         reads: the work is to read much and to generate little, as scoring does: a batch may give a
             row of logits for each of its tokens, up to 128, and weights get the layout that
             llama.cpp reads fastest with, which may generate more slowly.
+        rpc: servers, ``HOST:PORT``, that compute the layers of a role which ``gpu_layers`` counts.
+        rpc_split: the share of each server; by its free memory if empty.
+        rpc_output: the output layer is computed there too.
     """
 
     n_ctx: int = 0
@@ -315,6 +304,9 @@ class ContextParams:
     n_parallel: int = 1
     repeatable: bool = False
     reads: bool = False
+    rpc: Mapping[Role, tuple[str, ...]] = field(default_factory=dict)
+    rpc_split: tuple[float, ...] = ()
+    rpc_output: bool = False
 
     def __post_init__(self) -> None:
         limits = (
@@ -329,5 +321,7 @@ class ContextParams:
             raise UsageError(f"repeatable is {self.repeatable!r}, it must be True or False")
         if not 0 <= self.n_threads <= 1024:
             raise UsageError(f"n_threads is {self.n_threads}, it must be from 0 to 1024")
+        if not isinstance(self.rpc, Mapping):
+            raise UsageError(f"rpc is {self.rpc!r}, it must be servers by role")
         if self.kv_type not in KV_TYPES:
             raise UsageError(f"kv_type {self.kv_type!r} is not one of {', '.join(KV_TYPES)}")

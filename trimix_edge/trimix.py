@@ -66,6 +66,7 @@ class TriMix:
         n_parallel: int | None = None,
         n_threads: int | None = None,
         repeatable: bool | None = None,
+        rpc: str | Sequence[str] | Mapping[Role, Sequence[str]] | None = None,
         roles: Collection[Role | str] = (),
         on_progress: LoadProgress | None = None,
     ) -> TriMix:
@@ -77,11 +78,9 @@ class TriMix:
             weights, plausibility: instead of the manifest's.
             rule: instead of TriMix; later calls follow it too unless they name another.
             context: laid over the manifest's.
-            n_ctx: tokens that each sequence may hold.
-            n_parallel: generations that may run at once.
-            n_threads: CPU threads.
-            repeatable: the text depends on the prompt, the settings and the machine alone, at the
-                price of speed: see :class:`ContextParams`.
+            n_ctx, n_parallel, n_threads, repeatable: fields of it: see :class:`ContextParams`.
+            rpc: machines that compute, ``"HOST:PORT"`` or ``"large_ins=HOST:PORT,HOST:PORT"``; see
+                :func:`trimix_edge.values.rpc`.
             roles: load these too, for later calls with other weights.
             on_progress: called with a role and the loaded part of its file.
 
@@ -106,6 +105,7 @@ class TriMix:
                 n_parallel=n_parallel,
                 n_threads=n_threads,
                 repeatable=repeatable,
+                rpc=None if rpc is None else values.rpc(rpc),
             ),
         )
         available = {*manifest.models, *manifest.adapters}

@@ -24,6 +24,8 @@ from trimix_edge.config import (
 from trimix_edge.errors import UsageError
 from trimix_edge.weights import ScriptChoice, WeightChoice, Weights
 
+_MAX_SERVERS = 16  # GGML_RPC_MAX_SERVERS
+
 Settings = TypeVar("Settings", SamplingParams, ContextParams)
 
 
@@ -180,6 +182,20 @@ def _layers(number: object, text: object = None) -> int:
     return count
 
 
+NORMAL_FORMS = ("NFC", "NFD", "NFKC", "NFKD")
+
+
+def normalizer(name: str) -> str:
+    """One of Unicode's normal forms, or "" for none.
+
+    Raises:
+        UsageError: it is none of them.
+    """
+    if name and name not in NORMAL_FORMS:
+        raise UsageError(f"normalizer is {name[:40]!r}: it must be {', '.join(NORMAL_FORMS)} or ''")
+    return name
+
+
 def endpoint(value: str) -> tuple[str, int]:
     """Host and port of ``HOST:PORT``; an IPv6 address stands in brackets.
 
@@ -193,6 +209,53 @@ def endpoint(value: str) -> tuple[str, int]:
     if not colon or not host or (":" in host) != is_v6 or not 0 < number < 65536:
         raise UsageError(f"rpc: {value[:80]!r} is not HOST:PORT, as in 192.168.1.7:50052")
     return host, number
+
+
+def rpc(value: str | Sequence[str] | Mapping[Role, Sequence[str]]) -> dict[Role, tuple[str, ...]]:
+    """``HOST:PORT,HOST:PORT`` for all roles, ``ROLE=HOST:PORT`` for one, or a list of such; later
+    ones win.
+
+    Raises:
+        UsageError: not of that form, or a server is named twice for a role.
+    """
+    if isinstance(value, Mapping):
+        return {role(of): _servers(servers) for of, servers in value.items()}
+    found: dict[Role, tuple[str, ...]] = {}
+    for text in [value] if isinstance(value, str) else value:
+        name, equals, servers = text.rpartition("=")
+        found.update(dict.fromkeys([role(name)] if equals else Role, _servers(servers.split(","))))
+    return found
+
+
+def _servers(value: Sequence[str]) -> tuple[str, ...]:
+    servers = tuple(one.strip() for one in ([value] if isinstance(value, str) else value))
+    for one in servers:
+        endpoint(one)
+    if len(set(servers)) < len(servers) or not 0 < len(servers) <= _MAX_SERVERS:
+        raise UsageError(f"rpc: {', '.join(servers)}: name 1 to {_MAX_SERVERS} servers, each once")
+    return servers
+
+
+def rpc_split(
+    value: str | Iterable[float], rpc: Mapping[Role, tuple[str, ...]]
+) -> tuple[float, ...]:
+    """``"2,1"`` or ``(2, 1)``: the share of each server in a model's layers.
+
+    Raises:
+        UsageError: no numbers, or not as many as there are servers.
+    """
+    parts = value.split(",") if isinstance(value, str) else value
+    shares = tuple(_finite(part, "rpc_split") for part in parts)
+    if any(share < 0 for share in shares) or sum(shares) <= 0:
+        raise UsageError(f"rpc_split: {value!r} are no shares, as in 2,1")
+    if not rpc:
+        raise UsageError("rpc_split is for several servers: name them with rpc")
+    for of, servers in rpc.items():
+        if len(servers) != len(shares):
+            raise UsageError(
+                f"rpc_split: {len(shares)} shares for {len(servers)} servers of {of}: give one each"
+            )
+    return shares
 
 
 def overlay(

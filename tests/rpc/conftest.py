@@ -9,11 +9,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_models import write_trio
 
-from trimix_edge import cli
+from trimix_edge import Role, cli
 from trimix_edge.errors import RpcError
 from trimix_edge.rpc.build import find_module
 
@@ -48,6 +50,13 @@ class Server:
     def close(self) -> None:
         self.process.kill()
         self.process.communicate()
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[Role, Path]:
+    """The files of the tiny trio."""
+    files = write_trio(tmp_path_factory.mktemp("tiny"))
+    return {Role(name): path for name, path in files.items()}
 
 
 @pytest.fixture(scope="session", autouse=True)

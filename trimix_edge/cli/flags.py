@@ -15,7 +15,10 @@ _RENAMED = {
 }
 _PARAMETERS = {
     **{f.name: f"--{f.name.replace('_', '-')}" for f in fields(SamplingParams) if "_" in f.name},
-    **{name: f"--{name.replace('_', '-')}" for name in ("kv_type", "gpu_layers", "max_tokens")},
+    **{
+        name: f"--{name.replace('_', '-')}"
+        for name in ("kv_type", "gpu_layers", "max_tokens", "rpc_split")
+    },
     **_RENAMED,
 }
 

@@ -16,6 +16,7 @@ from trimix_edge.cli import options as opt
 from trimix_edge.cli.console import Bar, announce_kernels, stderr, write
 from trimix_edge.cli.lines import generate_lines, n_written
 from trimix_edge.cli.records import as_record, token_record
+from trimix_edge.cli.traffic import Traffic
 from trimix_edge.config import FusionWeights
 from trimix_edge.errors import PromptCacheError, PromptError, UsageError, notice
 
@@ -204,12 +205,14 @@ def command(
                     )
             elif as_json:
                 stream = trimix.stream(turns, **settings)
-                for chunk in stream:
+                traffic = Traffic(trimix)
+                for chunk in traffic.counted(stream):
                     if as_stream:
                         line = json.dumps(token_record(chunk, trimix), ensure_ascii=False)
                         write(line + "\n")
                 result = stream.run.result()
                 record = as_record(result, vocab=trimix, load_seconds=trimix.load_seconds)
+                record |= traffic.record()
                 print(json.dumps(record, ensure_ascii=False))
             else:
                 _stream(trimix, turns, settings)
@@ -222,7 +225,8 @@ def _stream(trimix: TriMix, turns: Prompt, settings: dict[str, Any]) -> None:
 
     reason = in_force = None
     explainer = Explainer() if settings["explain"] else None
-    for chunk in trimix.stream(turns, **settings):
+    traffic = Traffic(trimix)
+    for chunk in traffic.counted(trimix.stream(turns, **settings)):
         if explainer is None:
             write(chunk.text)
         else:
@@ -231,6 +235,8 @@ def _stream(trimix: TriMix, turns: Prompt, settings: dict[str, Any]) -> None:
     write("\n")
     if explainer is not None:
         stderr.print(explainer.legend())
+    if traffic.servers:
+        stderr.print(str(traffic), style="dim", soft_wrap=True, markup=False)
     if not isinstance(trimix.manifest.weights, FusionWeights) and in_force and stderr.is_terminal:
         stderr.print(f"[dim](weights {in_force}, chosen for this prompt)[/dim]")
     if reason in ("length", "context") and stderr.is_terminal:

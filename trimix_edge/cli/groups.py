@@ -68,6 +68,9 @@ class Machine:
     threads: opt.Threads = None
     gpu_layers: opt.GpuLayers = None
     kv_type: opt.KvType = None
+    rpc: opt.Rpc = None
+    rpc_split: opt.RpcSplit = None
+    rpc_output: opt.RpcOutput = False
 
     def context(
         self, manifest: TrioManifest, *, repeatable: bool = False, reads: bool = False
@@ -80,8 +83,15 @@ class Machine:
         Raises:
             UsageError: a value out of range.
         """
+        servers = values.rpc(self.rpc or [])
+        split = None if self.rpc_split is None else values.rpc_split(self.rpc_split, servers)
+        if self.rpc_output and not servers:
+            raise UsageError("--rpc-output is for servers: name them with --rpc")
         return values.overlay(
             manifest.context,
+            rpc=servers or None,
+            rpc_split=split,
+            rpc_output=self.rpc_output or None,
             n_ctx=self.ctx,
             n_batch=self.batch,
             n_threads=self.threads,

@@ -198,6 +198,27 @@ GpuLayers = Annotated[
         "-ngl",
     ),
 ]
+Rpc = Annotated[
+    list[str] | None,
+    _option(
+        "[ROLE=]HOST:PORT[,HOST:PORT...]: machines that run rpc-server and compute the layers of "
+        "a role, or of all; --gpu-layers says how many layers.",
+        _MACHINE,
+        "--rpc",
+    ),
+]
+RpcSplit = Annotated[
+    str | None,
+    _option("The share of each server of --rpc, as in 2,1; by free memory if absent.", _MACHINE),
+]
+RpcOutput = Annotated[
+    bool,
+    _option(
+        "Let a server compute the output layer too: more memory there, more traffic.",
+        _MACHINE,
+        "--rpc-output",
+    ),
+]
 Parallel = Annotated[
     int | None,
     _option(

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +18,13 @@ from trimix_edge.decoding.feed import Feed, TrioSequence, common_prefix
 from trimix_edge.decoding.threads import ThreadCount
 from trimix_edge.errors import TrioConfigError, UsageError
 from trimix_edge.gguf import DEFAULT_N_CTX, check_header, fingerprint, n_file_bytes
-from trimix_edge.llama import LlamaContext, LlamaModel, Vocab, backend_info, shared_vocab_size
+from trimix_edge.llama import LlamaModel, Vocab, backend_info, shared_vocab_size
 from trimix_edge.llama.backend import log, physical_cores, reads_faster_plain
 from trimix_edge.llama.context import BatchItem
 from trimix_edge.llama.model import warn_beyond_training
 from trimix_edge.llama.vocab import NamedVocab
+from trimix_edge.rpc.remote import Context, RemoteContext, RemoteModel, context_of
+from trimix_edge.rpc.worker import Worker
 
 GPU_N_BATCH, CPU_N_BATCH = 512, 128
 
@@ -42,10 +45,12 @@ class Trio:
 
     Attributes:
         decode_seconds: that each role has spent in :meth:`decode`, since loading.
+        worker: the process that owns the models of ``context.rpc``; None where there are none.
         threads: chooses how many threads a decode takes, unless ``n_threads`` says so.
 
     Raises:
         TrioConfigError: a needed role has no file.
+        RpcError: a server can't be used, or was lost; :meth:`decode` raises it too.
         ModelLoadError, VocabMismatchError, ContextError: see there.
     """
 
@@ -57,27 +62,37 @@ class Trio:
         on_progress: LoadProgress | None = None,
         adapters: Mapping[Role, Adapter] | None = None,
     ) -> None:
-        self.models: dict[Role, LlamaModel] = {}
-        self._contexts: dict[Role, LlamaContext] = {}
+        self.models: dict[Role, LlamaModel | RemoteModel] = {}
+        self._contexts: dict[Role, Context] = {}
+        self.worker: Worker | None = None
         self._files: dict[Role, list[Path]] = {}
         self.decode_seconds: dict[Role, float] = {}
         adapters = {role: adapter for role, adapter in (adapters or {}).items() if role in roles}
         owners = {r: adapters[r].base if r in adapters else r for r in Role if r in roles}
         _require_files(owners.values(), paths)
         with ExitStack() as stack:
+            servers = {of: context.rpc[of] for of in owners.values() if of in context.rpc}
+            if servers:
+                addresses = [address for own in servers.values() for address in own]
+                self.worker = stack.enter_context(Worker(addresses))
             self.lead, sizes, self.n_vocab = _read_vocabularies(stack, paths, owners.values())
-            loaded: dict[Role, LlamaModel] = {}
+            loaded: dict[Role, LlamaModel | RemoteModel] = {}
             for role, owner in owners.items():
                 if owner not in loaded:
-                    loaded[owner] = stack.enter_context(
-                        LlamaModel(
-                            paths[owner],
-                            gpu_layers=context.gpu_layers.get(owner, -1),
-                            n_vocab=sizes[owner],
-                            repack=not (context.reads and _reads_faster_plain(paths[owner])),
-                            on_progress=_bind(on_progress, owner),
-                        )
-                    )
+                    own: dict[str, Any] = {
+                        "gpu_layers": context.gpu_layers.get(owner, -1),
+                        "n_vocab": sizes[owner],
+                        "repack": not (context.reads and _reads_faster_plain(paths[owner])),
+                        "on_progress": _bind(on_progress, owner),
+                    }
+                    model: LlamaModel | RemoteModel
+                    if self.worker is not None and owner in servers:
+                        at = servers[owner]
+                        model = RemoteModel(self.worker, paths[owner], at, context, **own)
+                    else:
+                        model = LlamaModel(paths[owner], **own)
+                    stack.enter_context(model)
+                    loaded[owner] = model
                 self.models[role] = loaded[owner]
                 self._files[role] = [paths[owner], *(a.path for a in [adapters.get(role)] if a)]
             loras = {role: self.models[role].load_adapter(a.path) for role, a in adapters.items()}
@@ -93,12 +108,14 @@ class Trio:
                 n_parallel=n_parallel,
             )
             for role, model in self.models.items():
-                self._contexts[role] = stack.enter_context(
-                    LlamaContext(model, str(role), self.context, loras.get(role))
-                )
+                made = context_of(model, str(role), self.context, loras.get(role))
+                stack.enter_context(made)
+                self._contexts[role] = made
             warn_beyond_training(self.models, self.context.n_ctx)
             self._stack = stack.pop_all()
-        is_fixed = bool(self.context.n_threads) or on_gpu or self.context.repeatable
+        is_fixed = (
+            bool(self.context.n_threads) or on_gpu or self.context.repeatable or bool(servers)
+        )
         self.threads = ThreadCount(self.context.n_threads or physical_cores(), fixed=is_fixed)
         self._order = self._gpu_first()
         self.decode_seconds = dict.fromkeys(self._order, 0.0)
@@ -112,7 +129,7 @@ class Trio:
         }
 
     @property
-    def contexts(self) -> Mapping[Role, LlamaContext]:
+    def contexts(self) -> Mapping[Role, Context]:
         """The context of each loaded role."""
         return self._contexts
 
@@ -128,11 +145,14 @@ class Trio:
         return sum(context.n_kv_bytes for context in self._contexts.values())
 
     def _gpu_first(self) -> tuple[Role, ...]:
-        """A decode on a GPU returns at once: start those first, and the CPU works meanwhile."""
-        if not backend_info().gpu_offload:
-            return tuple(self._contexts)
-        layers = self.context.gpu_layers
-        return tuple(sorted(self._contexts, key=lambda role: layers.get(role, -1) == 0))
+        """A decode elsewhere returns at once: start those first, and the CPU works meanwhile."""
+        layers, has_gpu = self.context.gpu_layers, backend_info().gpu_offload
+
+        def is_here(role: Role) -> bool:
+            is_remote = isinstance(self._contexts[role], RemoteContext)
+            return not is_remote and (not has_gpu or layers.get(role, -1) == 0)
+
+        return tuple(sorted(self._contexts, key=is_here))
 
     @property
     def vocab(self) -> Vocab:
@@ -203,7 +223,7 @@ class Trio:
             else:
                 context.copy_prefix(source, seq, n_kept)
 
-    def _context(self, role: Role) -> LlamaContext:
+    def _context(self, role: Role) -> Context:
         if role not in self._contexts:
             if not self._contexts:
                 raise UsageError("the models were closed: load them again")
@@ -251,6 +271,8 @@ class Trio:
             for role, items in done:
                 if any([item.n_rows for item in items]):
                     logits[role] = self._wait(role)
+                else:
+                    self._contexts[role].finish()
             self.threads.learn(n_threads, tuple(kind), perf_counter() - began)
             return logits
         except BaseException:  # the model that failed is as it was before; the others are not yet

@@ -114,6 +114,7 @@ class Plan:
             "context": {
                 "n_ctx": settings.context.n_ctx,
                 "kv_type": settings.context.kv_type,
+                **({"rpc": True} if settings.context.rpc else {}),
                 **({"repeatable": True} if settings.context.repeatable else {}),
                 **({"reads": True} if _reads(settings, cells) else {}),
             },

@@ -229,6 +229,9 @@ class LlamaContext:
         for item in items:
             self.truncate(item.seq, self.n_past(item.seq))
 
+    def finish(self) -> None:
+        """Nothing to wait for: see :class:`trimix_edge.rpc.remote.RemoteContext`."""
+
     def logits(self) -> npt.NDArray[np.float32]:
         """The rows of the last decode, in llama.cpp's own memory (``llama_get_logits``).
 

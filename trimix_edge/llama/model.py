@@ -7,11 +7,12 @@ import os
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import llama_cpp
 
-from trimix_edge.config import Role, check_normalizer
+from trimix_edge import values
+from trimix_edge.config import Role
 from trimix_edge.errors import ModelLoadError, UsageError, notice
 from trimix_edge.gguf import check_header
 from trimix_edge.llama.backend import (
@@ -22,6 +23,7 @@ from trimix_edge.llama.backend import (
     is_repacked,
     reason,
 )
+from trimix_edge.llama.rpc import Placement
 from trimix_edge.llama.vocab import Vocab
 
 NORMALIZER_KEY = "trimix.tokenizer.normalizer"
@@ -51,6 +53,7 @@ class LlamaModel:
         n_vocab: leave out the vocabulary, which is known to have this many tokens: one of 152k
             takes 33 MB. Ids mean nothing to the model then, only its logits do.
         repack: let llama.cpp lay weights out anew for the CPU (``use_extra_bufts``).
+        placement: other devices than a GPU of this machine, for the layers of ``gpu_layers``.
         on_progress: called with 0.0 to 1.0 while the file loads.
 
     Raises:
@@ -66,12 +69,13 @@ class LlamaModel:
         vocab_only: bool = False,
         n_vocab: int | None = None,
         repack: bool = True,
+        placement: Placement | None = None,
         on_progress: Callable[[float], None] | None = None,
     ) -> None:
         header = check_header(path)
         init_backend()
         self.path = path
-        self.is_offloaded = gpu_layers != 0 and has_gpu()
+        self.is_offloaded = gpu_layers != 0 and (placement is not None or has_gpu())
         self._has_vocabulary = n_vocab is None
         self._pointer: Any = None
         params = llama_cpp.llama_model_default_params()
@@ -85,7 +89,9 @@ class LlamaModel:
         )
         if n_vocab is not None:
             params.kv_overrides = _without_vocabulary(header.architecture, n_vocab)
+        kept = [] if placement is None else placement.apply(params)
         self._load(params, on_progress)
+        del kept
         try:
             self._check()
         except BaseException:
@@ -155,7 +161,7 @@ class LlamaModel:
         if not self._has_vocabulary:
             raise UsageError(f"{self.path} was loaded without its vocabulary: use its trio's")
         try:
-            normalizer = check_normalizer(self.metadata(NORMALIZER_KEY) or "")
+            normalizer = values.normalizer(self.metadata(NORMALIZER_KEY) or "")
         except UsageError as error:
             raise ModelLoadError(f"{self.path}: {NORMALIZER_KEY}: {error}") from None
         return Vocab(
@@ -240,7 +246,14 @@ class LlamaModel:
         self.close()
 
 
-def warn_beyond_training(models: Mapping[Role, LlamaModel], n_ctx: int) -> None:
+class Trained(Protocol):
+    """A model, in whatever process."""
+
+    @property
+    def n_ctx_train(self) -> int: ...
+
+
+def warn_beyond_training(models: Mapping[Role, Trained], n_ctx: int) -> None:
     """Give a notice where a context is longer than what a model was trained for."""
     n_train, role = min((model.n_ctx_train, str(role)) for role, model in models.items())
     if n_ctx > n_train:

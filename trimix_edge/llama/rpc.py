@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,51 @@ from trimix_edge.llama.backend import (
     init_backend,
     reason,
 )
+
+
+class _Override(ctypes.Structure):
+    """``llama_model_tensor_buft_override``, which the binding does not wrap."""
+
+    _fields_ = [("pattern", ctypes.c_char_p), ("buft", ctypes.c_void_p)]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the layers of a model go.
+
+    Attributes:
+        devices: of type ``ggml_backend_dev_t``.
+        split: the share of each device; without any, by the memory that it has free.
+        with_output: the last layer goes there as well. A row of logits is then carried for each
+            token, and otherwise only what that layer reads.
+    """
+
+    devices: Sequence[int]
+    split: Sequence[float] = ()
+    with_output: bool = False
+
+    def apply(self, params: Any) -> list[Any]:
+        """Set ``llama_model_params``.
+
+        Returns:
+            What must stay in memory until the model is loaded.
+        """
+        devices = (ctypes.c_void_p * (len(self.devices) + 1))(*self.devices)  # NULL ends them
+        params.devices = ctypes.cast(devices, ctypes.c_void_p)
+        kept: list[Any] = [devices]
+        if self.split:
+            shares = (ctypes.c_float * llama_cpp.LLAMA_MAX_DEVICES)(*self.split)
+            params.tensor_split = shares
+            kept.append(shares)
+        if not self.with_output:
+            ggml = ggml_library("ggml-base")
+            ggml.ggml_backend_cpu_buffer_type.restype = ctypes.c_void_p
+            overrides = (_Override * 2)()
+            overrides[0].pattern = b"token_embd|^output"
+            overrides[0].buft = ggml.ggml_backend_cpu_buffer_type()
+            params.tensor_buft_overrides = ctypes.cast(overrides, ctypes.c_void_p)
+            kept.append(overrides)
+        return kept
 
 
 def library_folder() -> Path:

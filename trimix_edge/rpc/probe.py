@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import struct
+from contextlib import suppress
 
 from trimix_edge.errors import RpcError
 from trimix_edge.values import endpoint
@@ -61,11 +62,15 @@ def connect(address: str, seconds: float = CONNECT_SECONDS) -> socket.socket:
     return connection
 
 
-def probe(address: str) -> None:
+def probe(address: str) -> bool:
     """Check that a server of the right version answers.
 
     Args:
         address: ``HOST:PORT``.
+
+    Returns:
+        Whether it also says that it lives when it is asked: ``trimix-edge rpc-server`` does,
+        llama.cpp's own program does not.
 
     Raises:
         RpcError: it can't be reached, does not answer in time, is something else, speaks another
@@ -93,6 +98,21 @@ def probe(address: str) -> None:
             f"{address} speaks version {major}.{minor}.{patch} of llama.cpp's RPC, "
             f"{PROTOCOL[0]}.{PROTOCOL[1]} is spoken here: install the same trimix-edge on both"
         )
+    with connect(address) as connection:
+        connection.settimeout(HELLO_SECONDS)
+        with suppress(OSError):
+            return alive(connection)
+    return False
+
+
+def alive(connection: socket.socket) -> bool:
+    """Ask whether the server lives.
+
+    Raises:
+        OSError: its machine does not answer, or not in time.
+    """
+    connection.sendall(ALIVE)
+    return read_exactly(connection, len(ALIVE)) == ALIVE
 
 
 def read_exactly(connection: socket.socket, n: int) -> bytes:

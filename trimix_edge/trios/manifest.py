@@ -50,7 +50,6 @@ from trimix_edge.config import (
     Plausibility,
     Role,
     SamplingParams,
-    check_normalizer,
 )
 from trimix_edge.errors import TrioConfigError, UsageError, notice
 from trimix_edge.scripts import check_script
@@ -168,7 +167,7 @@ class TrioManifest:
         return cls(
             name=table.text("name") or path.parent.name,
             description=table.text("description") or "",
-            normalizer=None if normalizer is None else check_normalizer(normalizer),
+            normalizer=None if normalizer is None else values.normalizer(normalizer),
             script=None if script is None else check_script(script),
             exemplars=path.parent / exemplars if exemplars else None,
             models={role: path.parent / text for role, text in paths.items() if text},
