@@ -33,10 +33,12 @@ def wheel_names(wheel: zipfile.ZipFile) -> list[str]:
 def test_the_licence_names_that_of_the_weights_too(wheel: zipfile.ZipFile) -> None:
     info = next(n.split("/")[0] for n in wheel.namelist() if ".dist-info/" in n)
     metadata = message_from_bytes(wheel.read(f"{info}/METADATA"))
-    assert metadata["License-Expression"] == "Apache-2.0 AND CC-BY-SA-4.0"
+    assert metadata["License-Expression"] == "Apache-2.0 AND CC-BY-SA-4.0 AND MPL-2.0"
     card = "trimix_edge/trios/dzongkha/README.md"
     assert metadata.get_all("License-File") == ["LICENSE", card]
-    assert b"CC BY-SA 4.0" in wheel.read(f"{info}/licenses/{card}")
+    terms = wheel.read(f"{info}/licenses/{card}")
+    assert b"CC BY-SA 4.0" in terms
+    assert b"MPL-2.0" in terms
 
 
 def test_top_level_names_are_the_three_packages(wheel_names: list[str]) -> None:

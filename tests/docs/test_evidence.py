@@ -1,0 +1,40 @@
+"""The tables of docs/evidence.md are what the shipped commands print of their files of figures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "examples" / "dzongkha_trio"
+EVIDENCE = (ROOT / "docs" / "evidence.md").read_text("utf-8")
+
+
+def rows_of(text: str) -> list[list[str]]:
+    lines = [line.strip() for line in text.splitlines() if line.strip().startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_the_likelihoods_are_those_of_the_model_card() -> None:
+    """Both are what evaluate.py prints; they must not drift apart."""
+    card = (ROOT / "trimix_edge" / "trios" / "dzongkha" / "README.md").read_text("utf-8")
+    in_card = [row for row in rows_of(card) if len(row) in (6, 8)]
+    told = rows_of(EVIDENCE)
+    assert len(in_card) > 15
+    assert all(row in told for row in in_card)
+
+
+def test_the_likelihoods_are_those_that_the_command_wrote() -> None:
+    """likelihood.json: ``evaluate.py --no-chrf --json``; another processor rounds otherwise."""
+    figures = json.loads((EXAMPLE / "likelihood.json").read_text("utf-8"))
+    assert (figures["dev_items"], figures["test_items"]) == (462, 370)
+    told = {row[0].strip("*"): row for row in rows_of(EVIDENCE) if len(row) == 6}
+    for written in figures["likelihood"]:
+        row = told[written["system"]]
+        assert float(row[2]) == pytest.approx(written["bits_per_byte"][0], abs=1e-3)
+        if row[4]:
+            low, high = map(float, row[5].split(" to "))
+            shown = [float(row[4]), low, high]
+            assert shown == pytest.approx(written["trimix_less_it"], abs=1e-3)
