@@ -23,6 +23,7 @@ from trimix_edge.hub.trio_file import trio_toml
 from trimix_edge.llama import backend
 from trimix_edge.llama.quantize import quantized_bytes
 from trimix_edge.planning.memory import compute_bytes
+from trimix_edge.scripts import check_script
 from trimix_edge.trios.manifest import TrioManifest
 
 SHAPES = presets_content()["shapes"]
@@ -61,6 +62,7 @@ def test_the_models_of_a_trio_fit_together() -> None:
         assert models[Role.SMALL_CPT].shape == models[Role.SMALL_BASE].shape
         assert models[Role.LARGE_INS].n_bytes("Q4_K_M") > models[Role.SMALL_CPT].n_bytes("Q4_K_M")
         assert preset.prompt_language == "en"
+        assert check_script(preset.script) == preset.script
         assert all(model.license for model in models.values())
         assert preset.memory("Q4_K_M") > preset.n_bytes("Q4_K_M")
 

@@ -46,6 +46,7 @@ class FakeResult:
     timings: Timings = field(default_factory=lambda: Timings(prompt=0.01, generation=0.1))
     draft: DraftCounts = field(default_factory=DraftCounts)
     seed: int = 0
+    chosen_by: str | None = None
 
 
 class FakeRun:

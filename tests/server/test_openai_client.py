@@ -172,7 +172,7 @@ def test_a_grammar_is_followed(client: openai.OpenAI) -> None:
 def test_weights_and_rules_change_the_answer_and_are_told(client: openai.OpenAI) -> None:
     answers = [
         client.chat.completions.create(model="any", messages=PROMPT, extra_body=body)
-        for body in ({"weights": [1, 0]}, {"rule": "single:large_ins"}, {"weights": "auto"})
+        for body in ({"weights": [1, 0]}, {"rule": "single:large_ins"}, {"weights": "auto:all"})
     ]
     texts = [answer.choices[0].message.content for answer in answers]
     assert texts[0] == texts[1]
@@ -181,6 +181,8 @@ def test_weights_and_rules_change_the_answer_and_are_told(client: openai.OpenAI)
     assert answers[1].model_dump()["rule"] == "single:large_ins"
     chosen = answers[2].model_dump()["weights"]
     assert sum(chosen.values()) == pytest.approx(1)
+    by = [answer.model_dump()["chosen_by"] for answer in answers]
+    assert by == [None, None, "auto:all"]
 
 
 def test_explain_tells_which_model_carried_each_token(client: openai.OpenAI) -> None:

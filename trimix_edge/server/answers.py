@@ -218,6 +218,7 @@ class Format:
         result = choice.run.result()
         return {
             "weights": weights_json(choice.weights),
+            "chosen_by": result.chosen_by,
             **self._settings,
             "draft": {"drafted": result.draft.drafted, "accepted": result.draft.accepted},
             "seed": result.seed,
