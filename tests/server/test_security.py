@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
+import socket
 
 import httpx
 import pytest
@@ -12,6 +12,7 @@ from server.fake_engine import FakeEngine
 from server.running import Running, running, until
 from server.test_streams import head
 
+from trimix_edge.server import serving
 from trimix_edge.server.security import Access, is_loopback
 from trimix_edge.server.state import Limits
 
@@ -104,28 +105,60 @@ def test_a_form_of_another_page_is_refused(quick: Running) -> None:
         assert response.status_code == 415
 
 
-def test_a_body_of_100_mb_is_refused_before_it_is_read(quick: Running) -> None:
-    size = 100 << 20
+def all_of(raw: socket.socket) -> bytes:
+    return b"".join(iter(lambda: raw.recv(65536), b""))
+
+
+@pytest.mark.parametrize("sent", [0, 1 << 20, 100 << 20])
+def test_a_body_of_100_mb_gets_its_answer_whatever_is_sent_of_it(quick: Running, sent: int) -> None:
     with quick.raw() as raw:
-        raw.sendall(head(CHAT, size))
-        answer = b"".join(iter(lambda: raw.recv(65536), b""))
+        raw.sendall(head(CHAT, 100 << 20))
+        raw.sendall(b"x" * sent)  # all of it before anything is read
+        answer = all_of(raw)
     assert b" 413 " in answer.split(b"\r\n")[0]
     assert b"body_too_large" in answer
 
 
-def test_a_chunked_body_of_100_mb_is_cut_off(quick: Running) -> None:
+def test_a_client_library_reads_the_answer_to_100_mb(quick: Running) -> None:
+    headers = {"Content-Type": "application/json"}
+    response = quick.post(CHAT, content=b"x" * (100 << 20), headers=headers)
+    assert response.status_code == 413
+    assert response.json()["error"]["code"] == "body_too_large"
+    assert response.headers["connection"] == "close"
+
+
+def test_who_sends_on_after_a_refusal_is_cut_off(
+    quick: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "LINGER_SECONDS", 0.3)
+    with quick.raw() as raw:
+        raw.sendall(head(CHAT, 10**15))
+        until(lambda: _is_cut_off(raw, 1000))
+    monkeypatch.setattr(serving, "LINGER_SECONDS", 60)
+    monkeypatch.setattr(serving, "LINGER_BYTES", 1 << 20)
+    with quick.raw() as raw:
+        raw.sendall(head(CHAT, 10**15))
+        assert any(_is_cut_off(raw, 1 << 20) for _ in range(100))
+
+
+def _is_cut_off(raw: socket.socket, size: int) -> bool:
+    try:
+        raw.sendall(b"x" * size)
+    except OSError:
+        return True
+    return False
+
+
+def test_a_chunked_body_of_100_mb_gets_its_answer(quick: Running) -> None:
     chunk = b"10000\r\n" + b"x" * 65536 + b"\r\n"
-    sent = 0
     with quick.raw() as raw:
         raw.sendall(
             f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             f"Transfer-Encoding: chunked\r\n\r\n".encode()
         )
-        with contextlib.suppress(OSError):
-            while sent < 100 << 20:
-                raw.sendall(chunk)
-                sent += 65536
-    assert sent < 100 << 20
+        for _ in range(1600):
+            raw.sendall(chunk)
+        assert b" 413 " in all_of(raw).split(b"\r\n")[0]
     assert quick.get("/health").status_code == 200
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
+import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -22,6 +23,51 @@ from trimix_edge.server.state import Limits
 
 MAX_HEADERS = 32 << 10
 MAX_CONNECTIONS = 500
+LINGER_SECONDS = 5.0
+LINGER_BYTES = 256 << 20
+
+
+class _Transport:
+    """A transport that is closed only when its client had time to read the answer.
+
+    Closing a socket with unread data makes the kernel send a reset, at which the client's kernel
+    throws the answer away: who sends a large body would see a broken pipe instead of the 413. So
+    the sending side is closed first, and what still comes is thrown away for a while.
+    """
+
+    def __init__(self, transport: Any, is_unread: Callable[[], bool]) -> None:
+        self._transport = transport
+        self._is_unread = is_unread
+        self._left = LINGER_BYTES
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    @property
+    def lingers(self) -> bool:
+        return self._timer is not None
+
+    def is_closing(self) -> bool:
+        return self.lingers or bool(self._transport.is_closing())
+
+    def close(self) -> None:
+        if self.is_closing() or not self._is_unread() or not self._transport.can_write_eof():
+            self.end()
+            return
+        self._timer = asyncio.get_running_loop().call_later(LINGER_SECONDS, self._transport.abort)
+        self._transport.write_eof()
+        self._transport.resume_reading()
+
+    def throw_away(self, size: int) -> None:
+        self._left -= size
+        if self._left < 0:
+            self._transport.abort()
+
+    def end(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._transport.close()
 
 
 def protocol_with(header_seconds: float) -> type[H11Protocol]:
@@ -30,27 +76,36 @@ def protocol_with(header_seconds: float) -> type[H11Protocol]:
 
     class Bounded(H11Protocol):
         _timer: asyncio.TimerHandle | None = None
+        _own: _Transport
 
         def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
+            self._own = _Transport(transport, self._is_unread)
+            super().connection_made(self._own)  # type: ignore[arg-type]
             if len(self.connections) > MAX_CONNECTIONS:
                 transport.abort()
                 return
             self._await_headers()
 
         def data_received(self, data: bytes) -> None:
+            if self._own.lingers:
+                self._own.throw_away(len(data))
+                return
             super().data_received(data)
             if self.cycle is not None and not self.cycle.response_complete:
                 self._stop_timer()
 
         def on_response_complete(self) -> None:
             super().on_response_complete()
-            if self.cycle is None or self.cycle.response_complete:
+            if not self.transport.is_closing() and self.cycle.response_complete:
                 self._await_headers()
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._stop_timer()
+            self._own.end()
             super().connection_lost(exc)
+
+        def _is_unread(self) -> bool:
+            return self.conn.their_state in (h11.SEND_BODY, h11.ERROR)
 
         def _await_headers(self) -> None:
             self._stop_timer()
