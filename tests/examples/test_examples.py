@@ -92,6 +92,24 @@ def test_evaluation_puts_every_system_side_by_side() -> None:
         assert name in shown
 
 
+def test_few_shot_compares_scripts_and_exemplars_on_the_same_items() -> None:
+    pytest.importorskip("sacrebleu")
+    lines = run("dzongkha_trio/few_shot.py", "--limit", "4").splitlines()
+    assert "5 items of test.tsv" in lines
+    rows = [line.split("|")[1:-1] for line in lines if line.startswith("| auto")]
+    none, papers, script, less_none = rows
+    less_papers = next(line for line in lines if "auto:Tibt less auto:all" in line).split("|")[1:-1]
+    assert [row[1].strip() for row in rows[:3]] == ["0", "3", "3"]
+    for column, close in ((3, 2e-4), (4, 0.11)):
+        value = [float(row[column].split()[0]) for row in (none, papers, script)]
+        for row, difference in (
+            (less_none, value[1] - value[0]),
+            (less_papers, value[2] - value[1]),
+        ):
+            assert float(row[column - 2].split()[0]) == pytest.approx(difference, abs=close)
+    assert papers[2] != script[2], "the exemplars' tokens of one script choose other weights"
+
+
 def test_slices_measures_the_shipped_trio_and_shows_its_figures_again(tmp_path: Path) -> None:
     """The trained trios need PyTorch; what is measured of each is the same."""
     file = str(tmp_path / "slices.json")
