@@ -6,7 +6,10 @@ import json
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from server.running import Running
+
+from trimix_edge.server.schemas import CompletionRequest
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 USER = [{"role": "user", "content": "hello"}]
@@ -42,6 +45,10 @@ BAD: list[tuple[str, bytes, int, str | None, str | None]] = [
     (CHAT, b"[" * 100_000, 400, "invalid_json", None),
     (CHAT, b'{"messages": NaN}', 400, "invalid_json", None),
     (CHAT, b'{"n": ' + b"9" * 5000 + b"}", 400, "invalid_json", None),
+    (CHAT, b'{"messages": [' + b"0," * 2_000_000 + b"0]}", 400, "too_many_values", None),
+    (TEXT, b'{"prompt": [' + b"[0]," * 1_000_000 + b"[0]]}", 400, "too_many_values", None),
+    (TEXT, text(prompt=[0.5] * 100_000), 400, "invalid_value", "prompt.0"),
+    (CHAT, chat(messages=[0] * 100_000), 400, "invalid_value", "messages.0"),
     (CHAT, b"{}", 400, "missing", "messages"),
     (TEXT, b"{}", 400, "missing", "prompt"),
     (CHAT, chat(messages=[]), 400, "invalid_value", "messages"),
@@ -134,6 +141,13 @@ def test_a_prompt_that_is_too_long_is_told_with_both_counts(quick: Running) -> N
     assert (error["n_prompt_tokens"], error["n_ctx"]) == (3000, 2048)
     assert "3000" in error["message"]
     assert "2048" in error["message"]
+
+
+@pytest.mark.parametrize("field", ["prompt", "stop"])
+def test_no_more_errors_are_collected_than_are_told(field: str) -> None:
+    with pytest.raises(ValidationError) as found:
+        CompletionRequest.model_validate({"prompt": "x", field: [0.5] * 1000})
+    assert found.value.error_count() < 10  # one a branch of the union
 
 
 def test_a_misspelt_field_gets_the_right_name(quick: Running) -> None:

@@ -12,6 +12,9 @@ from trimix_edge.server.errors import ApiError
 
 MAX_CHOICES = 16
 MAX_TOP_LOGPROBS = 20
+MAX_VALUES = 1 << 17
+"""Values of a body, commas and brackets of its texts among them: reading millions would hold up
+everybody. No context has room for as many."""
 
 # Fields that OpenAI or llama.cpp know and this server doesn't act on. The listed values mean what
 # it does anyway; any other one is refused.
@@ -45,6 +48,12 @@ _LABELS = ("user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+# pydantic would collect the errors of all items, for each branch of a union.
+Texts = Annotated[list[str], Field(fail_fast=True)]
+TokenIds = Annotated[list[TokenId], Field(fail_fast=True)]
+Pairs = Annotated[
+    list[Annotated[list[Number], Field(min_length=2, max_length=2)]], Field(fail_fast=True)
+]
 
 
 class _Strict(BaseModel):
@@ -78,7 +87,7 @@ class ChatMessage(_Strict):
     """One turn. A client sends answers back as it got them, so that their empty fields pass."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart] | None = None
+    content: str | Annotated[list[TextPart], Field(fail_fast=True)] | None = None
     refusal: None = None
     audio: None = None
     function_call: None = None
@@ -90,6 +99,9 @@ class ChatMessage(_Strict):
         if isinstance(self.content, list):
             return "".join(part.text for part in self.content)
         return self.content or ""
+
+
+Messages = Annotated[list[ChatMessage], Field(min_length=1, fail_fast=True)]
 
 
 class GenerationRequest(_Strict):
@@ -104,7 +116,7 @@ class GenerationRequest(_Strict):
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     max_tokens: Annotated[int, Field(ge=-1, lt=2**31)] | None = None
     n_predict: Annotated[int, Field(ge=-1, lt=2**31)] | None = None
-    stop: str | list[str] | None = None
+    stop: str | Texts | None = None
     seed: Annotated[int, Field(ge=-1, lt=2**32 - 1)] | None = None
     temperature: Number | None = None
     top_k: int | None = None
@@ -125,9 +137,7 @@ class GenerationRequest(_Strict):
     mirostat: int | None = None
     mirostat_tau: Number | None = None
     mirostat_eta: Number | None = None
-    logit_bias: (
-        dict[str, Number] | list[Annotated[list[Number], Field(min_length=2, max_length=2)]] | None
-    ) = None
+    logit_bias: dict[str, Number] | Pairs | None = None
     ignore_eos: bool | None = None
     grammar: str | None = None
     json_schema: dict[str, Any] | None = None
@@ -143,7 +153,7 @@ class GenerationRequest(_Strict):
 class ChatRequest(GenerationRequest):
     CONTENT: ClassVar[str] = "messages"
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    messages: Messages
     max_completion_tokens: Annotated[int, Field(ge=-1, lt=2**31)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
@@ -153,7 +163,7 @@ class ChatRequest(GenerationRequest):
 class CompletionRequest(GenerationRequest):
     CONTENT: ClassVar[str] = "prompt"
 
-    prompt: str | list[str] | list[TokenId] | list[list[TokenId]]
+    prompt: str | Texts | TokenIds | Annotated[list[TokenIds], Field(fail_fast=True)]
     logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     n_probs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
 
@@ -175,11 +185,11 @@ class TokenizeRequest(_Strict):
 
 
 class DetokenizeRequest(_Strict):
-    tokens: list[TokenId]
+    tokens: TokenIds
 
 
 class TemplateRequest(_Strict):
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    messages: Messages
     chat_template_kwargs: dict[str, Any] | None = None
 
 
@@ -190,8 +200,11 @@ def parse(kind: type[_Request], body: bytes) -> _Request:
     """A request of that kind.
 
     Raises:
-        ApiError: 400; the body is not JSON, a field is of the wrong type, unknown or unsupported.
+        ApiError: 400; the body is not JSON or has too many values; a field is of the wrong type,
+            unknown or unsupported.
     """
+    if sum(map(body.count, (b",", b"[", b"{"))) > MAX_VALUES:
+        raise ApiError(400, f"the body has more than {MAX_VALUES} values", code="too_many_values")
     try:
         content = json.loads(body, parse_constant=_refuse_constant)
     except RecursionError:
