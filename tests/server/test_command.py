@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,22 @@ def test_a_signal_ends_it_within_seconds_during_a_stream_too(process: Process) -
         rest = list(lines)
     assert process.process.wait(20) == 0
     assert any("shutting_down" in line or "finish_reason" in line for line in rest)
+
+
+def test_a_kill_during_a_stream_ends_the_connection(process: Process) -> None:
+    until(lambda: httpx.get(process.url + "/health").status_code == 200)
+    body = {"messages": [{"role": "user", "content": "x"}], "stream": True, "ignore_eos": True}
+    url = process.url + "/v1/chat/completions"
+    with httpx.stream("POST", url, json=body, timeout=60) as response:
+        lines = response.iter_lines()
+        assert next(lines).startswith("data: ")
+        process.process.kill()
+        killed = time.monotonic()
+        # The chunk of length 0 that ends a whole answer is missing, and the client is told so.
+        with pytest.raises(httpx.TransportError):
+            list(lines)
+    assert time.monotonic() - killed < 5
+    assert process.process.wait(5) == -signal.SIGKILL
 
 
 def test_a_second_signal_ends_it_at_once(process: Process) -> None:
