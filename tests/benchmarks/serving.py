@@ -1,7 +1,8 @@
 """The server under load: ``python tests/benchmarks/serving.py [REQUESTS] [AT_ONCE]``.
 
 Answers are compared with those of single requests, a tenth of the clients leave early, a tenth send
-nonsense. Then what HTTP adds to the Python API's time to the first token.
+nonsense. Then what HTTP adds to the Python API's time to the first token, and to that of each token
+of 8 streams. As the client runs on the same cores, it is a bare socket in a process of its own.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import json
 import random
 import statistics
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -108,15 +110,75 @@ def first_of_library(trimix: TriMix) -> float:
     return time.perf_counter() - begin
 
 
+N_TOKENS = 100
+CLIENT = """
+import selectors, socket, sys, time
+port, n, request = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3].encode()
+waiting = selectors.DefaultSelector()
+sockets = [socket.create_connection(("127.0.0.1", port)) for _ in range(n)]
+begin = time.perf_counter()
+for one in sockets:
+    one.sendall(request)
+    waiting.register(one, selectors.EVENT_READ)
+tails = dict.fromkeys(sockets, b"")
+while tails:
+    for key, _ in waiting.select():
+        data = key.fileobj.recv(65536)
+        tails[key.fileobj] = (tails[key.fileobj] + data)[-32:]
+        if not data or b"[DONE]" in tails[key.fileobj]:
+            waiting.unregister(key.fileobj)
+            del tails[key.fileobj]
+print(time.perf_counter() - begin, time.process_time())
+"""
+ALWAYS = {"max_tokens": N_TOKENS, "ignore_eos": True, "cache_prompt": False, "draft": "off"}
+
+
+def streams_over_http(server: Running, n: int) -> tuple[float, float]:
+    """Seconds until ``n`` streams have ended, and those of the client's CPU."""
+    content = json.dumps({**body(PROMPTS[4], stream=True), **ALWAYS})
+    request = (
+        f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(content)}\r\n\r\n{content}"
+    )
+    arguments = [sys.executable, "-S", "-c", CLIENT, str(server.port), str(n), request]
+    told = subprocess.run(arguments, capture_output=True, check=True, text=True).stdout
+    wall, cpu = map(float, told.split())
+    return wall, cpu
+
+
+def streams_of_library(trimix: TriMix, n: int) -> float:
+    begin = time.perf_counter()
+    prompts = [[{"role": "user", "content": PROMPTS[4]}] for _ in range(n)]
+    n_tokens = sum(1 for _ in trimix.batch_stream(prompts, **ALWAYS))
+    assert n_tokens == n * N_TOKENS
+    return time.perf_counter() - begin
+
+
+def overhead(server: Running, n: int) -> None:
+    streams_over_http(server, n)
+    streams_of_library(server.engine, n)
+    rounds = [
+        (*streams_over_http(server, n), streams_of_library(server.engine, n)) for _ in range(7)
+    ]
+    http, client, own = (statistics.median(column) for column in zip(*rounds, strict=True))
+    each = (http - own) / (n * N_TOKENS)
+    print(
+        f"{n} streams of {N_TOKENS} tokens: {http:.3f} s over HTTP, {own:.3f} s from Python, so "
+        f"{each * 1e3:.3f} ms a token more; the client's own CPU is "
+        f"{client / (n * N_TOKENS) * 1e3:.3f} ms a token (medians of 7)"
+    )
+
+
 def main() -> None:
     n, at_once = (int(text) for text in (*sys.argv[1:], "2000", "8")[:2])
     with running(lambda: TriMix.load("dzongkha", n_parallel=at_once, roles=tuple(Role))) as server:
-        asyncio.run(load(server, n, at_once))
+        overhead(server, at_once)
         with httpx.Client(base_url=server.url) as client:
             first_token(client)
             pairs = [(first_token(client), first_of_library(server.engine)) for _ in range(30)]
         over = statistics.median(a - b for a, b in pairs)
         print(f"first token over HTTP: {over * 1e3:.1f} ms later than from Python (median of 30)")
+        asyncio.run(load(server, n, at_once))
 
 
 if __name__ == "__main__":
