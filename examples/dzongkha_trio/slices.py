@@ -115,7 +115,7 @@ def table(rows: list[dict[str, Any]]) -> Table:
         "TriMix less two models (95 %)",
     )
     found = Table("pairs", "budget", *systems, "weights", *gains, box=MARKDOWN)
-    for row in rows:
+    for row in sorted(rows, key=lambda row: (row["budget"], row["pairs"])):
         test = row["test"]
         found.add_row(
             f"{row['pairs']:,}",
@@ -130,23 +130,24 @@ def table(rows: list[dict[str, Any]]) -> Table:
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
-    """Bits a byte and weights, by what ``large_ins`` alone knows of the language."""
+    """Bits a byte and weights of each trio, the one first whose ``large_ins`` knows least."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    rows = sorted(rows, key=lambda row: row["test"]["bits_per_byte"]["large_ins"])
-    knows = [row["test"]["bits_per_byte"]["large_ins"] for row in rows]
+    rows = sorted(rows, key=lambda row: -row["test"]["bits_per_byte"]["large_ins"])
+    trios = [f"{row['pairs']:,} pairs\nbudget {row['budget']:g}" for row in rows]
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.6), constrained_layout=True)
     for name in ("large_ins", "small_cpt", "small_base", "Proxy Tuning", "TriMix"):
-        left.plot(knows, [row["test"]["bits_per_byte"][name] for row in rows], "o-", label=name)
+        left.plot(trios, [row["test"]["bits_per_byte"][name] for row in rows], "o", label=name)
     for n, role in enumerate(ROLES):
-        right.plot(knows, [row["weights"][n] for row in rows], "o-", label=str(role))
+        right.plot(trios, [row["weights"][n] for row in rows], "o", label=str(role))
+    right.axhline(0, linewidth=0.5)
     left.set_ylabel("bits a byte on test")
     right.set_ylabel("weight, fitted on dev")
     for axis in (left, right):
-        axis.set_xlabel("bits a byte of large_ins alone")
+        axis.margins(x=0.2)
         axis.legend()
     figure.savefig(path, dpi=110)
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,28 @@ EVIDENCE = (ROOT / "docs" / "evidence.md").read_text("utf-8")
 def rows_of(text: str) -> list[list[str]]:
     lines = [line.strip() for line in text.splitlines() if line.strip().startswith("|")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_the_table_of_slices_is_what_the_command_prints() -> None:
+    done = subprocess.run(
+        [sys.executable, EXAMPLE / "slices.py", "--show"],
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
+    )
+    printed = [row for row in rows_of(done.stdout) if not set("".join(row)) <= set("-:")]
+    assert len(printed) > 2
+    told = rows_of(EVIDENCE)
+    assert all(row in told for row in printed)
+
+
+def test_figures_in_the_text_stand_in_a_table() -> None:
+    """Bits a byte in a sentence, four decimals, are those of a row."""
+    prose = "\n".join(line for line in EVIDENCE.splitlines() if not line.startswith("|"))
+    tables = "\n".join(line for line in EVIDENCE.splitlines() if line.startswith("|"))
+    told = re.findall(r"[-+]?0\.\d{4}", prose)
+    assert told
+    assert all(figure in tables for figure in told)
 
 
 def test_the_likelihoods_are_those_of_the_model_card() -> None:
