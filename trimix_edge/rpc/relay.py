@@ -59,7 +59,7 @@ class Relay:
         try:
             server = connect(self._address)
         except RpcError as error:
-            self._lose(f"was lost: {error}")
+            self._lose(f"was lost: it {str(error).removeprefix(self._address).strip()}")
             return
         server.settimeout(None)
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -95,7 +95,7 @@ class Relay:
                     threading.Event().wait(BEAT_SECONDS)
             self._lose("was lost: it has ended the connection")
         except RpcError as error:
-            self._lose(f"was lost: {error}")
+            self._lose(f"was lost: it {str(error).removeprefix(self._address).strip()}")
         except TimeoutError:
             self._lose(
                 f"was lost: no sign of life for {LOST_SECONDS:g} seconds; it has stopped, or its "

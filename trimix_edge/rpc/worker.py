@@ -171,7 +171,7 @@ class Worker:
             self._flag[0] = 0
 
     def _fail(self, why: str) -> RpcError:
-        self._failure = f"{why}: load the models again"
+        self._failure = f"{why}; load the models again"
         self._process.kill()
         return RpcError(self._failure)
 
