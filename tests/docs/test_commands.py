@@ -126,3 +126,22 @@ def test_links_lead_to_files(path: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", path.read_text("utf-8")):
         if not target.startswith("http"):
             assert (path.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("machine", ["pi5-8gb", "laptop-ddr4"])
+def test_the_needs_of_a_real_trio_are_what_plan_prints(machine: str) -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    rows = re.findall(
+        r"^\| (qwen\S+) \| (.+?) \| (.+?) \| (.+?) \| (.+?) \|$", readme, re.MULTILINE
+    )
+    assert len(rows) == 3
+    for preset, files, memory, *speeds in rows:
+        done = subprocess.run(
+            ["trimix-edge", "plan", preset, "--machine", machine],
+            capture_output=True, encoding="utf-8", env=ENVIRONMENT, check=True,
+        )  # fmt: skip
+        (line,) = re.findall(r"^ *Q4_K_M .* f16 +(.+)$", done.stdout, re.MULTILINE)
+        printed = re.split(r" {2,}", line.strip())
+        speed = speeds[0 if machine == "pi5-8gb" else 1]
+        assert [files, memory] == printed[:2]
+        assert speed == f"{printed[4]}, {printed[6]}"
