@@ -53,6 +53,7 @@ class Scripted:
             prompt_token_ids=self.tokenize(prompt, chat=False),
             finish_reason=reason,
             weights=None,
+            chosen_by=None,
             timings=SimpleNamespace(prompt=0.0, generation=0.0),
             n_kept=0,
         )

@@ -235,6 +235,7 @@ def windowed(tmp_path_factory: pytest.TempPathFactory) -> dict[Role, Path]:
     return paths
 
 
+@pytest.mark.filterwarnings("ignore:a text repeats its last words")
 def test_a_sliding_window_is_cut_back_exactly(windowed: dict[Role, Path]) -> None:
     with TriMix.load(GREEDY_TRIO, models=windowed, weights=WEIGHTS[1], context=EXACT) as trimix:
         results = [
