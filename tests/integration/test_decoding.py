@@ -259,7 +259,7 @@ def test_an_error_while_loading_reaches_the_caller(tiny: dict[Role, Path]) -> No
 @pytest.mark.parametrize(
     ("options", "error", "told"),
     [
-        ({"max_new_tokens": 2}, TypeError, "max_new_tokens"),
+        ({"max_new_tokens": 2}, TypeError, "(generate|stream|submit)[(][)] got .*'max_new_tokens'"),
         ({"weights": (0.5,)}, UsageError, "LARGE_INS,SMALL_CPT"),
         ({"weights": "0.5;0.5"}, UsageError, "not a number"),
         ({"weights": (0.5, 0.5), "rule": "saf"}, UsageError, "sets its weights itself"),

@@ -30,13 +30,19 @@ def takes(
     def decorate(
         method: Callable[[_Self, _Input, GenerationOptions], _Result],
     ) -> Callable[Concatenate[_Self, _Input, _P], _Result]:
-        @wraps(method)
-        def call(self: _Self, prompt: _Input, *args: _P.args, **named: _P.kwargs) -> _Result:
-            return method(self, prompt, options(*args, **named))
-
         own = list(inspect.signature(method).parameters.values())[:2]
         fields = inspect.signature(GenerationOptions).parameters.values()
-        call.__signature__ = inspect.Signature([*own, *fields])  # type: ignore[attr-defined]
+        signature = inspect.Signature([*own, *fields])
+
+        @wraps(method)
+        def call(self: _Self, prompt: _Input, *args: _P.args, **named: _P.kwargs) -> _Result:
+            try:
+                signature.bind(self, prompt, *args, **named)
+            except TypeError as error:  # it would name the options' class, which nobody called
+                raise TypeError(f"{method.__name__}() {error}") from None
+            return method(self, prompt, options(*args, **named))
+
+        call.__signature__ = signature  # type: ignore[attr-defined]
         return cast("Callable[Concatenate[_Self, _Input, _P], _Result]", call)
 
     return decorate
