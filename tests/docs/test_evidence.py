@@ -9,15 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from docs.tables import rows_of
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "dzongkha_trio"
 EVIDENCE = (ROOT / "docs" / "evidence.md").read_text("utf-8")
-
-
-def rows_of(text: str) -> list[list[str]]:
-    lines = [line.strip() for line in text.splitlines() if line.strip().startswith("|")]
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
 def test_the_table_of_slices_is_what_the_command_prints() -> None:
