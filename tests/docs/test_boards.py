@@ -1,4 +1,4 @@
-"""The table of docs/raspberry-pi.md is what ``trimix-edge plan`` prints, and its advice follows."""
+"""Tables of boards and laptops are what ``trimix-edge plan`` prints, and the advice follows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from trimix_edge.cli import run
 from trimix_edge.cli.show_plan import rate
 from trimix_edge.files import megabytes
 
-PAGE = (Path(__file__).parents[2] / "docs" / "raspberry-pi.md").read_text("utf-8")
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "raspberry-pi.md").read_text("utf-8")
+README = (ROOT / "README.md").read_text("utf-8")
 MACHINES = {"Pi 5, 8 GB": "pi5-8gb", "Pi 4, 4 GB": "pi4-4gb"}
 
 
@@ -36,6 +38,19 @@ def test_the_table_of_boards_is_what_plan_prints(capfd: pytest.CaptureFixture[st
             rate(row["fused"]["prompt"]),
             rate(row["fused"]["generation"]),
         ]
+
+
+def test_the_readmes_table_is_what_plan_prints(capfd: pytest.CaptureFixture[str]) -> None:
+    (header,) = [row for row in rows_of(README) if row[-1] == "laptop, DDR4, 16 GB"]
+    assert header[3] == "Raspberry Pi 5, 8 GB"
+    told = [row for row in rows_of(README) if row[0].startswith("qwen") and len(row) == 5]
+    assert len(told) == 3
+    for preset, files, memory, *rates in told:
+        for machine, printed in zip(("pi5-8gb", "laptop-ddr4"), rates, strict=True):
+            row = planned(capfd, preset, "--machine", machine, "--quant", "Q4_K_M")
+            assert row["fits"]
+            assert (files, memory) == (megabytes(row["download"]), megabytes(row["memory"]))
+            assert printed == f"{rate(row['fused']['generation'])}, {rate(row['drafting'])}"
 
 
 @pytest.mark.parametrize(
