@@ -9,7 +9,7 @@
 # make wheels TARGET=linux-x86_64|linux-aarch64   what `trimix-edge bundle` takes along
 # make test-bundle TARGET=...   a bundle in a bare Debian without a network; as root
 # make rpc    compile llama.cpp's module for several machines; `make demo` tries to as well
-# make test-arm   the suites on an emulated Raspberry Pi, about half an hour; as root
+# make test-arm   the suites on an emulated Raspberry Pi, a quarter to half an hour; as root
 #
 # Each of them sets .venv up first. Another build of llama.cpp, after `make clean`:
 # CMAKE_ARGS=-DGGML_CUDA=on make demo, or CC=clang CXX=clang++ make demo
@@ -116,7 +116,7 @@ FLAGS_armv8.0 := -DGGML_CPU_ARM_ARCH=armv8-a
 FLAGS_armv8.2 := -DGGML_CPU_ARM_ARCH=armv8.2-a+dotprod+fp16
 
 # One copy of each library, without the links of version numbers that a wheel would make copies of.
-# OpenMP's own library goes along, as it is no part of a small system.
+# OpenMP's own library, which ALSO takes along, is no part of a small system.
 PORTABLE = $(LEAN) -DGGML_NATIVE=OFF -DCMAKE_PLATFORM_NO_VERSIONED_SONAME=ON \
 	-DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=$(ARCH) \
 	-DCMAKE_C_COMPILER=$(GCC)gcc -DCMAKE_CXX_COMPILER=$(GCC)g++ \
@@ -147,14 +147,28 @@ $(WHEELS)/%/built: $(SOURCE) | .venv/dev
 		|| { tail -n 30 $(@D).log; exit 1; }
 	@touch $@
 
+# What llama-cpp-python's wheel has as well here: OpenMP's library, and llama.cpp's RPC module, as
+# trimix_edge/rpc/build.py compiles it, since the target may have no compiler.
+define ALSO
+set(lib $${SKBUILD_PLATLIB_DIR}/llama_cpp/lib)
+set(ggml $${CMAKE_CURRENT_SOURCE_DIR}/vendor/llama.cpp/ggml/src)
+install(FILES $${OPENMP_LIBRARY} RENAME libgomp.so.1 DESTINATION $${lib})
+add_library(rpc-module MODULE $${ggml}/ggml-rpc/ggml-rpc.cpp $${ggml}/ggml-rpc/transport.cpp)
+set_target_properties(rpc-module PROPERTIES PREFIX "" OUTPUT_NAME ggml-rpc)
+target_compile_definitions(rpc-module PRIVATE GGML_BACKEND_DL GGML_BACKEND_SHARED GGML_BACKEND_BUILD)
+target_include_directories(rpc-module PRIVATE $${ggml})
+target_link_libraries(rpc-module PRIVATE ggml-base)
+install(TARGETS rpc-module LIBRARY DESTINATION $${lib})
+endef
+export ALSO
+
 # llama.cpp's `common` is for its programs, and takes as long to compile as the rest.
 $(SOURCE): | .venv/dev
 	@rm -rf $@ && mkdir -p $@
 	$(BIN)/pip download --quiet --no-deps --no-binary :all: --dest .cache $(LLAMA)
 	@tar -xzf .cache/llama_cpp_python-*.tar.gz -C $@ --strip-components 1
 	@sed -i '/LLAMA_BUILD_COMMON ON/d' $@/CMakeLists.txt
-	@echo 'install(FILES "$${OPENMP_LIBRARY}" RENAME libgomp.so.1' \
-		'DESTINATION $${SKBUILD_PLATLIB_DIR}/llama_cpp/lib)' >>$@/CMakeLists.txt
+	@printf '%s\n' "$$ALSO" >>$@/CMakeLists.txt
 
 format: .venv/dev
 	$(BIN)/ruff format .

@@ -72,6 +72,12 @@ for second in range(300):
         pass
 else:
     raise SystemExit(\"start.sh served nothing\")'"
+    # Two processes share the trio, with the module that the bundle carries: the same answer.
+    in_root sh -euc '"$1" rpc-server 2>/home/user/log &
+        until grep -s "rpc-server at" /home/user/log >&2; do kill -0 $!; sleep 1; done
+        "$1" generate "$2" "The name of the file." --greedy --max-tokens 40 --rpc 127.0.0.1:50052' \
+        sh "/home/user/$QEMU_CPU/venv/bin/trimix-edge" "/home/user/$QEMU_CPU/trio" >"$root.rpc"
+    cmp "$root.out" "$root.rpc" || die "with a server the answer is another one"
     rm -rf "$root/home/user/$QEMU_CPU"
 done
 echo "passed in $(($(date +%s) - started)) seconds"

@@ -100,6 +100,16 @@ def test_without_the_module_a_line_says_how_to_get_it(
     assert "make rpc" in err
 
 
+def test_the_module_that_came_with_llama_cpp_is_taken(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    """As in a bundle, for a machine without a compiler."""
+    monkeypatch.setattr(build, "module_path", lambda: tmp_path / "none.so")
+    monkeypatch.setattr("trimix_edge.llama.rpc.library_folder", lambda: tmp_path)
+    (tmp_path / build.CARRIED).touch()
+    assert build.find_module() == tmp_path / build.CARRIED
+
+
 def test_a_folder_that_is_no_llama_cpp_is_one_line(tmp_path: Any) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "trimix_edge.rpc.build", tmp_path], capture_output=True, text=True

@@ -28,10 +28,12 @@ _FLAGS = [
 ]
 _NEEDED = re.compile(r"(?:.*/)?ggml/((?:include|src|src/ggml-rpc)/[\w.-]+\.(?:h|cpp))")
 _MAX_SOURCE = 64 << 20
+CARRIED = "ggml-rpc.so"
+"""Its name among the libraries of the wheels that ``make wheels`` compiles."""
 
 
 def module_path() -> Path:
-    """Where the module is, or will be: in the virtual environment, or else in the cache folder.
+    """Where the module is compiled to: in the virtual environment, or else in the cache folder.
 
     It belongs to one release of llama.cpp, and to one kind of processor.
     """
@@ -41,12 +43,16 @@ def module_path() -> Path:
 
 
 def find_module() -> Path:
-    """The compiled module.
+    """The module: one that was compiled here, or that came with llama.cpp, as in a bundle.
 
     Raises:
         RpcError: there is none.
     """
+    from trimix_edge.llama.rpc import library_folder
+
     path = module_path()
+    if not path.exists():
+        path = library_folder() / CARRIED
     if not path.exists():
         raise RpcError(
             "llama.cpp's RPC module is missing, which several machines need: compile it with "
