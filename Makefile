@@ -163,7 +163,7 @@ endef
 export ALSO
 
 # llama.cpp's `common` is for its programs, and takes as long to compile as the rest.
-$(SOURCE): | .venv/dev
+$(SOURCE): Makefile | .venv/dev
 	@rm -rf $@ && mkdir -p $@
 	$(BIN)/pip download --quiet --no-deps --no-binary :all: --dest .cache $(LLAMA)
 	@tar -xzf .cache/llama_cpp_python-*.tar.gz -C $@ --strip-components 1
