@@ -9,7 +9,7 @@
 # make wheels TARGET=linux-x86_64|linux-aarch64   what `trimix-edge bundle` takes along
 # make test-bundle TARGET=...   a bundle in a bare Debian without a network; as root
 # make rpc    compile llama.cpp's module for several machines; `make demo` tries to as well
-# make test-arm   the suites on an emulated Raspberry Pi, a quarter to half an hour; as root
+# make test-arm   the suites on an emulated Raspberry Pi, about a quarter of an hour; as root
 #
 # Each of them sets .venv up first. Another build of llama.cpp, after `make clean`:
 # CMAKE_ARGS=-DGGML_CUDA=on make demo, or CC=clang CXX=clang++ make demo
@@ -116,7 +116,7 @@ FLAGS_armv8.0 := -DGGML_CPU_ARM_ARCH=armv8-a
 FLAGS_armv8.2 := -DGGML_CPU_ARM_ARCH=armv8.2-a+dotprod+fp16
 
 # One copy of each library, without the links of version numbers that a wheel would make copies of.
-# OpenMP's own library, which ALSO takes along, is no part of a small system.
+# OpenMP's own library, which EXTRA_CMAKE takes along, is no part of a small system.
 PORTABLE = $(LEAN) -DGGML_NATIVE=OFF -DCMAKE_PLATFORM_NO_VERSIONED_SONAME=ON \
 	-DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=$(ARCH) \
 	-DCMAKE_C_COMPILER=$(GCC)gcc -DCMAKE_CXX_COMPILER=$(GCC)g++ \
@@ -137,19 +137,19 @@ wheels: $(LEVELS_$(ARCH):%=$(WHEELS)/%/built)
 	cp $(wildcard /usr/share/doc/libgomp1$(if $(GCC),-*-cross)/copyright) $(WHEELS)/LICENSE.libgomp
 	@du -sh $(WHEELS)
 
-$(WHEELS)/%/built: $(SOURCE) | .venv/dev
+$(WHEELS)/%/built: $(SOURCE)/CMakeLists.txt | .venv/dev
 	@command -v $(GCC)g++ >/dev/null || { echo "$(GCC)g++ is missing: install g++-$(ARCH)-linux-gnu"; exit 1; }
 	@echo "Compiling $(LLAMA) for $(TARGET), $*"
 	@rm -rf $(@D) && mkdir -p $(@D)
 	@_PYTHON_HOST_PLATFORM=$(TARGET) CMAKE_ARGS="$(PORTABLE) $(FLAGS_$*)" \
 		$(BIN)/pip wheel --verbose --no-deps --no-cache-dir --wheel-dir $(@D) $(ONE_COPY) \
-		-Cbuild-dir=$(CURDIR)/$</build/$(TARGET) ./$< >$(@D).log 2>&1 \
+		-Cbuild-dir=$(CURDIR)/$(SOURCE)/build/$(TARGET) ./$(SOURCE) >$(@D).log 2>&1 \
 		|| { tail -n 30 $(@D).log; exit 1; }
 	@touch $@
 
 # What llama-cpp-python's wheel has as well here: OpenMP's library, and llama.cpp's RPC module, as
 # trimix_edge/rpc/build.py compiles it, since the target may have no compiler.
-define ALSO
+define EXTRA_CMAKE
 set(lib $${SKBUILD_PLATLIB_DIR}/llama_cpp/lib)
 set(ggml $${CMAKE_CURRENT_SOURCE_DIR}/vendor/llama.cpp/ggml/src)
 install(FILES $${OPENMP_LIBRARY} RENAME libgomp.so.1 DESTINATION $${lib})
@@ -160,15 +160,15 @@ target_include_directories(rpc-module PRIVATE $${ggml})
 target_link_libraries(rpc-module PRIVATE ggml-base)
 install(TARGETS rpc-module LIBRARY DESTINATION $${lib})
 endef
-export ALSO
+export EXTRA_CMAKE
 
 # llama.cpp's `common` is for its programs, and takes as long to compile as the rest.
-$(SOURCE): Makefile | .venv/dev
-	@rm -rf $@ && mkdir -p $@
+$(SOURCE)/CMakeLists.txt: Makefile | .venv/dev
+	@rm -rf $(@D) && mkdir -p $(@D)
 	$(BIN)/pip download --quiet --no-deps --no-binary :all: --dest .cache $(LLAMA)
-	@tar -xzf .cache/llama_cpp_python-*.tar.gz -C $@ --strip-components 1
-	@sed -i '/LLAMA_BUILD_COMMON ON/d' $@/CMakeLists.txt
-	@printf '%s\n' "$$ALSO" >>$@/CMakeLists.txt
+	@tar -xzf .cache/llama_cpp_python-*.tar.gz -C $(@D) --strip-components 1
+	@sed -i '/LLAMA_BUILD_COMMON ON/d' $@
+	@printf '%s\n' "$$EXTRA_CMAKE" >>$@
 
 format: .venv/dev
 	$(BIN)/ruff format .

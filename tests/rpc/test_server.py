@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from trimix_edge.errors import RpcError
+from trimix_edge.llama import rpc
 from trimix_edge.rpc import build
 from trimix_edge.rpc.probe import _REQUEST, ALIVE, connect, probe, read_exactly
 
@@ -105,7 +106,7 @@ def test_the_module_that_came_with_llama_cpp_is_taken(
 ) -> None:
     """As in a bundle, for a machine without a compiler."""
     monkeypatch.setattr(build, "module_path", lambda: tmp_path / "none.so")
-    monkeypatch.setattr("trimix_edge.llama.rpc.library_folder", lambda: tmp_path)
+    monkeypatch.setattr(rpc, "library_folder", lambda: tmp_path)
     (tmp_path / build.CARRIED).touch()
     assert build.find_module() == tmp_path / build.CARRIED
 
