@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -98,7 +97,6 @@ def start() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
             [sys.executable, "-c", program, *map(str, arguments)],
             **{**streams, **options},  # type: ignore[call-overload]
             env={**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"},
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         started.append(process)
         return process

@@ -9,7 +9,7 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -66,14 +66,6 @@ sys.exit(cli.run(sys.argv[1:]))
 def alone(slow: Path) -> list[str]:
     """Options for a slow model by itself, on one thread."""
     return ["--large-ins", str(slow), "--weights", "1,0", "--threads", "1"]
-
-
-@pytest.fixture
-def interruptible() -> Iterator[None]:
-    """Ctrl-C reaches this process even if its parent had told it to ignore it."""
-    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, previous)
 
 
 def ended(process: subprocess.Popen[bytes]) -> tuple[int, bytes, bytes]:
@@ -158,7 +150,6 @@ def test_output_is_utf8_whatever_the_locale(
     assert ended(process) == (0, "བོད་ཡིག\n".encode(), b"")
 
 
-@pytest.mark.usefixtures("interruptible")
 def test_an_interrupted_answer_stays_in_the_history(
     run: Run, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,7 +178,6 @@ def test_an_interrupted_answer_stays_in_the_history(
         assert second == trimix.chat(history).text
 
 
-@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_while_typing_clears_the_line(
     run: Run, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
