@@ -5,6 +5,7 @@
 Each model has random weights (``bench --synthetic``) and a process of its own. There the
 measurements that a prediction is made of and those of the model take turns, after a turn that warms
 up, so that a machine that gets slower spoils both alike; figures are medians over the turns.
+"varied" says how far apart the model's own turns were, the slowest against the fastest.
 Generation is timed on tokens after a prompt of 128, prompts on those 128 tokens, memory is the peak
 of the process. Shapes with a number of layers behind a colon are cut to so many, as the whole ones
 take minutes each: what a token costs is a sum over layers. With ``--results`` runs of a part of the
@@ -44,7 +45,7 @@ from trimix_edge.trimix import TriMix
 SHAPES = ("qwen2.5-1.5b", "qwen2.5-3b", "gemma-3-4b", "qwen2.5-7b:8", "llama-2-7b:8")
 TYPES = ("Q4_K_M", "Q6_K", "Q8_0")
 LIMITS = {"generation": 0.15, "prompt": 0.25, "memory": 0.05}
-N_PROMPT, N_GENERATE, TURNS = 128, 12, 2
+N_PROMPT, N_GENERATE, TURNS = 128, 12, 5
 
 
 def model_of(shape: str, quantization: str) -> SyntheticModel:
@@ -70,14 +71,18 @@ def measure(path: Path) -> dict[str, dict[str, float]]:
         n_bytes = peak_memory()  # before the probes take memory of their own
         for _ in range(TURNS):
             generation, prompt = time_model(trimix.trio, tokens)
-            found["generation"] += generation
+            found["generation"].append(median(generation))
             found["prompt"].append(prompt)
             machine = probe(Path(folder) / "probe.gguf", weights)
             predicted["generation"].append(token_seconds(weights, machine))
             predicted["prompt"].append(N_PROMPT * prompt_seconds(weights, machine))
     pairs = {
-        name: {"predicted": median(predicted[name]), "measured": median(found[name])}
-        for name in found
+        name: {
+            "predicted": median(predicted[name]),
+            "measured": median(turns),
+            "varied": max(turns) / min(turns) - 1,
+        }
+        for name, turns in found.items()
     }
     need = memory_need([weights], DEFAULT_N_CTX)
     return {**pairs, "memory": {"predicted": float(need), "measured": float(n_bytes)}}
@@ -146,6 +151,8 @@ def show(rows: list[dict[str, Any]]) -> int:
         table.add_column(f"{name}, {unit}\npredicted", justify="right")
         table.add_column("\nmeasured", justify="right")
         table.add_column(f"within\n{limit:.0%}", justify="right")
+        if name != "memory":
+            table.add_column("\nvaried", justify="right")
     outside = 0
     for row in rows:
         cells = [row["shape"], row["type"]]
@@ -161,8 +168,10 @@ def show(rows: list[dict[str, Any]]) -> int:
             is_outside = abs(error) > limit
             outside += is_outside
             cells += [*shown, f"{error:+.1%}{' !' if is_outside else ''}"]
+            if name != "memory":
+                cells.append(f"{row[name]['varied']:.0%}")
         table.add_row(*cells)
-    Console(width=130).print(table)
+    Console(width=150).print(table)
     return outside
 
 

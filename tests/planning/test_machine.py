@@ -31,7 +31,7 @@ TINY = Probe(n_layer=1, n_embd=512, n_ff=256)
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Small probes, and a cache folder of the test's own."""
-    monkeypatch.setattr(measured, "LAYER", TINY)
+    monkeypatch.setattr(measured, "LAYERS", TINY)
     monkeypatch.setattr(measured, "THIN", Probe(n_layer=2, n_embd=512, n_ff=256))
     monkeypatch.setattr(measured, "SECONDS", 0.0)
     monkeypatch.setattr(measured, "READ_BYTES", 1 << 16)
@@ -89,13 +89,13 @@ def test_a_type_is_measured_once(tiny: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_damaged_file_is_as_none(tiny: Path, content: str) -> None:
     tiny.mkdir()
     key = json.dumps(measured._key())
-    (tiny / "machine-2.json").write_text(
+    (tiny / "machine-3.json").write_text(
         content.replace("KEY", key)
         .replace("BATCHES", '"batches": {"4": 1.0, "16": 1.0}')
         .replace("REST", '"layer_seconds": 1.0, "bytes_per_second": 1.0')
     )
     assert this_machine(["Q4_K"]).speeds["Q4_K"].token > 0
-    kept = json.loads((tiny / "machine-2.json").read_text())
+    kept = json.loads((tiny / "machine-3.json").read_text())
     assert set(kept["speeds"]) == {"Q4_K"}
 
 

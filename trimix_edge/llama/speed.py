@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -23,7 +22,6 @@ def decode_seconds(
     threads: int = 0,
     repack: bool = True,
     all_rows: bool = False,
-    before: Callable[[], None] | None = None,
 ) -> dict[int, float]:
     """Time ``llama_decode`` for batches of the given sizes.
 
@@ -36,7 +34,6 @@ def decode_seconds(
         repack: see :class:`LlamaModel`.
         all_rows: ask for the logits of all tokens, not of the last one alone: without them,
             llama.cpp leaves out most of the last layer.
-        before: called before each decode, outside of what is timed.
 
     Returns:
         Seconds of a batch, by its size: the median.
@@ -57,7 +54,7 @@ def decode_seconds(
             raise ContextError(f"{path.name}: llama.cpp makes no context: {reason(errors)}")
         batch = llama_cpp.llama_batch_init(max(sizes), 0, 1)
         try:
-            return {n: _time(context, batch, n, seconds, all_rows, before) for n in sizes}
+            return {n: _time(context, batch, n, seconds, all_rows) for n in sizes}
         finally:
             llama_cpp.llama_batch_free(batch)
             llama_cpp.llama_free(context)
@@ -69,7 +66,6 @@ def _time(
     n: int,
     seconds: float,
     all_rows: bool,
-    before: Callable[[], None] | None,
 ) -> float:
     memory = llama_cpp.llama_get_memory(context)
     batch.n_tokens = n
@@ -80,8 +76,6 @@ def _time(
     spent = 0.0
     while len(found) < 4 or spent < seconds:
         llama_cpp.llama_memory_clear(memory, False)
-        if before is not None:
-            before()
         start = perf_counter()
         code = llama_cpp.llama_decode(context, batch)
         found.append(perf_counter() - start)

@@ -1,7 +1,6 @@
-"""This machine, measured in seconds: llama.cpp itself, on one layer of random weights a type.
+"""This machine, measured in seconds: llama.cpp itself, on four layers of random weights a type.
 
-What is measured is kept on disk, so that each type is measured once. Other memory is read between
-the runs, so that the layer does not come from a large cache, as no model does.
+What is measured is kept on disk, so that each type is measured once.
 """
 
 from __future__ import annotations
@@ -31,8 +30,9 @@ from trimix_edge.planning.weights import weight_bytes
 MeasureProgress = Callable[[str, int, int], None]
 """Called with what is measured, how many of the measurements are done, and all of them."""
 
-LAYER = Probe(n_layer=1, n_embd=3584, n_ff=18944)
-"""As Qwen2.5-7B's: larger than most processors' caches."""
+LAYERS = Probe(n_layer=4, n_embd=2048, n_ff=11008)
+"""As Qwen2.5-3B's: together larger than most processors' caches. One large layer by itself would
+be measured slower than the layers of a model, which are read one after the other."""
 
 THIN = Probe(n_layer=16, n_embd=512, n_ff=256)
 """Layers with so few weights that their time is that of everything else."""
@@ -46,7 +46,7 @@ SMALL_BATCHES = (4, 16)
 READ_BYTES = 1 << 29
 """Bytes that all threads together read to measure the bandwidth of memory; caches hold less."""
 
-_VERSION = 2
+_VERSION = 3
 
 
 def this_machine(
@@ -54,7 +54,8 @@ def this_machine(
 ) -> Machine:
     """This machine, with the speeds of the given types, which are measured once and kept.
 
-    A measurement takes two to four seconds a type, and 0.5 GB of the disk for temporary files.
+    A measurement takes two to four seconds a type, and up to 0.7 GB of the disk for a temporary
+    file.
 
     Args:
         types: names as ``Q4_K``; others than :data:`TYPES` count as the nearest of them.
@@ -105,24 +106,19 @@ def _other_load() -> float:
 def measure_type(
     file: Path, kind: str, machine: Machine, small: tuple[int, ...] = SMALL_BATCHES
 ) -> TypeSpeed:
-    """Time one layer of that type; what a layer takes beside its weights is left out.
+    """Time layers of that type; what they take beside their weights is left out.
 
     Args:
-        file: where the layer is written.
+        file: where the layers are written.
         machine: tells that time.
         small: sizes of small batches that are measured as well.
     """
-    LAYER.write(file, kind)
+    LAYERS.write(file, kind)
     sizes = (1, *small, N_BATCH)
-    with MemoryReader(physical_cores()) as reader:
-        found = decode_seconds(
-            file, N_VOCAB, sizes, seconds=SECONDS, all_rows=True, before=reader.read
-        )
-    n = LAYER.n_weights
+    found = decode_seconds(file, N_VOCAB, sizes, seconds=SECONDS, all_rows=True)
+    n, beside = LAYERS.n_weights, LAYERS.n_layer * machine.layer_seconds
     # Of a damaged or very busy clock something positive must remain.
-    speeds = {
-        size: n * size / max(found[size] - machine.layer_seconds, found[size] / 2) for size in sizes
-    }
+    speeds = {size: n * size / max(found[size] - beside, found[size] / 2) for size in sizes}
     return TypeSpeed(speeds[1], speeds[N_BATCH], {size: speeds[size] for size in small})
 
 
@@ -138,33 +134,14 @@ def measure_layer(file: Path, bandwidth: float) -> float:
     return max(each - reading, each / 4)
 
 
-class MemoryReader:
-    """Reads :data:`READ_BYTES` of memory with so many threads."""
-
-    def __init__(self, n_threads: int) -> None:
-        size = READ_BYTES // n_threads // 8
-        self._parts = [np.ones(size, np.int64) for _ in range(n_threads)]
-        self._pool = ThreadPoolExecutor(n_threads)
-
-    def read(self) -> None:
-        """Read all of it once."""
-        list(self._pool.map(np.max, self._parts))
-
-    def __enter__(self) -> MemoryReader:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._pool.shutdown()
-        self._parts.clear()
-
-
 def read_bandwidth(n_threads: int) -> float:
     """Bytes a second that so many threads together read from memory, the best of some rounds."""
+    parts = [np.ones(READ_BYTES // n_threads // 8, np.int64) for _ in range(n_threads)]
     best = 0.0
-    with MemoryReader(n_threads) as reader:
+    with ThreadPoolExecutor(n_threads) as pool:
         for _ in range(5):
             start = perf_counter()
-            reader.read()
+            list(pool.map(np.max, parts))
             best = max(best, READ_BYTES / (perf_counter() - start))
     return best
 

@@ -1,4 +1,4 @@
-"""Models of random weights that are as small as a measurement allows: a layer of one type."""
+"""Models of random weights that are as small as a measurement allows: a few layers of one type."""
 
 from __future__ import annotations
 
