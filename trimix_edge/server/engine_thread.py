@@ -88,8 +88,8 @@ class EngineThread:
         self._wake = threading.Event()
         self._stopping = False
         self._preparing = 0
-        self._active: dict[int, tuple[Group, int]] = {}
-        self._early: dict[int, list[Chunk]] = {}
+        self._active: dict[Run, tuple[Group, int]] = {}
+        self._early: dict[Run, list[Chunk]] = {}
         self._workers = ThreadPoolExecutor(1, thread_name_prefix="prepare")
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -160,8 +160,8 @@ class EngineThread:
             raise
         group = Group(runs)
         for index, run in enumerate(runs):
-            self._active[id(run)] = (group, index)
-            for event in self._early.pop(id(run), ()):  # it began before the loop knew of it
+            self._active[run] = (group, index)
+            for event in self._early.pop(run, ()):  # it began before the loop knew of it
                 self._push(run, event)
         self._prepared(len(jobs))
         if self.failure is not None:
@@ -183,7 +183,7 @@ class EngineThread:
     def _forget(self, runs: list[Run], count: int) -> None:
         for run in runs:
             run.cancel()
-            self._early.pop(id(run), None)
+            self._early.pop(run, None)
         self._prepared(count)
         self._wake.set()
 
@@ -195,7 +195,7 @@ class EngineThread:
     def release(self, group: Group) -> None:
         """A group that nobody reads any more; what runs of it is cancelled."""
         for run in group.runs:
-            if self._active.pop(id(run), None) is not None:
+            if self._active.pop(run, None) is not None:
                 run.cancel()
         self._wake.set()
 
@@ -222,15 +222,15 @@ class EngineThread:
 
     def _deliver(self, events: Sequence[tuple[Run, Chunk]]) -> None:
         for run, chunk in events:
-            if id(run) in self._active:
+            if run in self._active:
                 self._push(run, chunk)
             elif self._preparing:
-                self._early.setdefault(id(run), []).append(chunk)
+                self._early.setdefault(run, []).append(chunk)
 
     def _push(self, run: Run, chunk: Chunk) -> None:
-        place = self._active[id(run)]
+        place = self._active[run]
         if chunk.finish_reason is not None:
-            del self._active[id(run)]
+            del self._active[run]
         place[0].push(place[1], chunk)
 
     def _failed(self, error: BaseException) -> None:
