@@ -127,6 +127,27 @@ def test_progress_of_a_prompt_reaches_its_end() -> None:
     assert seen == [(6, 14), (12, 14), (14, 14)]
 
 
+def test_an_error_of_a_callback_ends_its_own_sequence_alone() -> None:
+    def broken(done: int, total: int) -> None:
+        raise RuntimeError("mine")
+
+    models = FakeModels(never_ends, n_parallel=2)
+    engine, good, bad = (
+        engine_of(models),
+        request([1], 4),
+        request(max_tokens=4, on_progress=broken),
+    )
+    engine.add(good)
+    engine.step()
+    engine.add(bad)
+    while not engine.is_idle:
+        engine.step()
+    assert (bad.finish_reason, str(bad.error), bad.generated) == ("error", "mine", [])
+    assert (good.finish_reason, len(good.generated)) == ("length", 4)
+    held = models.held_tokens[Role.LARGE_INS, 0]
+    assert held == [*good.prompt, *good.generated[:-1]]
+
+
 def test_only_roles_that_the_rule_needs_are_run() -> None:
     models = FakeModels(never_ends)
     run(models, request(max_tokens=1))

@@ -158,7 +158,7 @@ class Engine:
         """Fuse the rows of a group, and let each of its sequences choose from its own."""
         for work in group.work:
             if work.reads:
-                self._read(work, group.logits)
+                yield from self._read(work, group.logits)
         if all(work.sequence.is_reading for work in group.work):
             return
         first = group.work[0]
@@ -168,12 +168,13 @@ class Engine:
         fused = first.sequence.rule.fuse(group.logits)
         seconds, row = perf_counter() - start, 0
         for work in group.work:
-            if work.n_rows and not work.sequence.is_reading:
+            is_over = work.sequence.finish_reason is not None
+            if work.n_rows and not work.sequence.is_reading and not is_over:
                 work.sequence.timings.fusion += seconds
                 yield from self._emit(work, group.logits, fused, row)
             row += work.n_rows
 
-    def _read(self, work: Work, logits: TrioLogits) -> None:
+    def _read(self, work: Work, logits: TrioLogits) -> Iterator[Output]:
         """A part of a prompt was evaluated."""
         sequence = work.sequence
         at = sequence.n_read
@@ -182,7 +183,10 @@ class Engine:
             targets = sequence.prompt[at + 1 : sequence.n_read + 1]
             sequence.rule.observe(_rows(logits, slice(0, len(targets))), targets)
         if sequence.on_progress is not None:
-            sequence.on_progress(sequence.n_read, len(sequence.prompt))
+            try:
+                sequence.on_progress(sequence.n_read, len(sequence.prompt))
+            except Exception as error:  # the others of this step have no part in it
+                yield self._fail(sequence, error)
         if not sequence.is_reading:
             sequence.sampler.accept_prompt(sequence.prompt)
 
