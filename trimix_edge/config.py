@@ -15,6 +15,7 @@ NO_WEIGHT = 1e-9
 """A weight this close to 0 counts as 0: the role contributes nothing and is not run."""
 
 _MAX_WEIGHT = 1e6
+_MAX_BIAS = 1e6
 """Beyond this, sums of logits leave float32."""
 
 
@@ -216,8 +217,12 @@ class SamplingParams:
             if not low <= value <= high:
                 raise UsageError(f"{name} is {value}, it must be from {low:.10g} to {high:.10g}")
         for token, bias in self.logit_bias.items():
-            if not isinstance(token, int) or token < 0 or math.isnan(bias):
-                raise UsageError(f"logit_bias: {token!r}: {bias!r} is not a token id and a number")
+            is_number = bias == -math.inf or abs(bias) <= _MAX_BIAS
+            if not isinstance(token, int) or token < 0 or not is_number:
+                raise UsageError(
+                    f"logit_bias: {token!r}: {bias!r} is not a token id and a number from "
+                    f"{-_MAX_BIAS:.0f} to {_MAX_BIAS:.0f}, or -inf"
+                )
 
     @property
     def is_bare_argmax(self) -> bool:

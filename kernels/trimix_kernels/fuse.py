@@ -201,16 +201,25 @@ def peak_probability(row: Rows, peak: int) -> float:
 
 
 @njit
-def fill_candidates(logits: Rows, ids: Ids, candidate_logits: Rows, p: Rows) -> None:
-    """Lay one row out as llama.cpp's ``llama_token_data``, in vocabulary order.
+def fill_candidates(logits: Rows, ids: Ids, candidate_logits: Rows, p: Rows) -> int:
+    """Lay the possible tokens of a row out as llama.cpp's ``llama_token_data``, by id.
+
+    Tokens at -inf are left out: llama.cpp's typical-p computes NaN from them.
 
     Args:
         logits: float32 ``[n_vocab]``.
-        ids: int32 ``[n_vocab]``, the strided ``id`` field, overwritten.
-        candidate_logits: float32 ``[n_vocab]``, the strided ``logit`` field, overwritten.
-        p: float32 ``[n_vocab]``, the strided ``p`` field, zeroed.
+        ids: int32 ``[n_vocab]``, the strided ``id`` field, overwritten from the beginning.
+        candidate_logits: float32 ``[n_vocab]``, the strided ``logit`` field, likewise.
+        p: float32 ``[n_vocab]``, the strided ``p`` field, likewise, with zeros.
+
+    Returns:
+        How many there are.
     """
+    n = 0
     for i in range(logits.size):
-        ids[i] = i
-        candidate_logits[i] = logits[i]
-        p[i] = 0.0
+        if logits[i] > -np.inf:
+            ids[n] = i
+            candidate_logits[n] = logits[i]
+            p[n] = 0.0
+            n += 1
+    return n

@@ -14,7 +14,7 @@ from plain_llama import PlainLlama
 from tiny_models import GREEDY_TRIO, N_VOCAB
 
 from trimix_edge import ContextParams, FusionWeights, Plausibility, Role, SamplingParams, TriMix
-from trimix_edge.errors import DecodeError, GrammarError
+from trimix_edge.errors import ContextOverflowError, DecodeError, GrammarError, UsageError
 from trimix_edge.llama import Sampler
 
 PROMPT = " save the file and open the window"
@@ -203,3 +203,59 @@ def test_nothing_finite_to_choose_from_is_told(trimix: TriMix) -> None:
         pytest.raises(DecodeError, match="damaged"),
     ):
         sampler.choose(np.full(N_VOCAB, np.nan, np.float32), -1)
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        SamplingParams(),
+        SamplingParams(temperature=0.8),
+        SamplingParams(temperature=0.8, mirostat=1),
+        SamplingParams(temperature=0.8, mirostat=2),
+    ],
+)
+def test_a_grammar_of_banned_tokens_leaves_none(single: TriMix, sampling: SamplingParams) -> None:
+    """llama.cpp would end the process where the grammar is told of a token that it forbids."""
+    pieces = [single.token_bytes(token) for token in range(N_VOCAB)]
+    ban = {token: -np.inf for token, piece in enumerate(pieces) if piece[:1] == b"q"}
+    sampling = replace(sampling, grammar='root ::= "q"+', logit_bias=ban)
+    with pytest.raises(DecodeError, match="grammar, mask and logit_bias leave no token"):
+        single.generate(PROMPT, sampling=sampling, max_tokens=4, ignore_eos=True)
+
+
+def test_impossible_tokens_change_nothing_among_the_others(single: TriMix) -> None:
+    """typical-p is an entropy, and 0 times the logarithm of 0 is NaN in llama.cpp."""
+    drawn = []
+    for others in (-30.0, -np.inf):
+        row = np.full(N_VOCAB, others, np.float32)
+        row[20:25] = np.log([0.5, 0.2, 0.15, 0.1, 0.05])
+        for seed in range(50):
+            params = SamplingParams(
+                temperature=1, typical_p=0.3, top_k=0, top_p=1, min_p=0, seed=seed
+            )
+            with Sampler(single.vocab, N_VOCAB, params) as sampler:
+                drawn.append(sampler.choose(row, 20))
+    assert drawn[:50] == drawn[50:]
+    assert set(drawn) == {21, 22}
+
+
+def test_a_bias_moves_a_token_and_names_a_real_one(single: TriMix) -> None:
+    row = np.zeros(N_VOCAB, np.float32)
+    row[7] = 1.0
+    with Sampler(single.vocab, N_VOCAB, SamplingParams(logit_bias={9: 2.0})) as sampler:
+        assert sampler.choose(row, 7) == 9
+    assert row[9] == 0.0
+    with pytest.raises(UsageError, match=f"token {2**32 + 9} is not in a vocabulary of {N_VOCAB}"):
+        Sampler(single.vocab, N_VOCAB, SamplingParams(logit_bias={2**32 + 9: 2.0}))
+
+
+def test_a_sampler_that_nobody_closes_is_freed(single: TriMix) -> None:
+    def grown() -> int:
+        before = psutil.Process().memory_info().rss
+        for _ in range(100):
+            with pytest.raises(ContextOverflowError):
+                single.generate([5] * 10_000, dry_multiplier=0.8, dry_penalty_last_n=-1)
+        return int(psutil.Process().memory_info().rss - before)
+
+    grown()
+    assert grown() < 20e6  # a sampler takes about half a megabyte

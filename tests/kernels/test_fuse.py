@@ -170,14 +170,15 @@ def test_a_judge_with_a_nan_leaves_no_choice(nan: float) -> None:
     assert masked(judge, 0.1, np.zeros((1, 3), np.float32))[1] == [-1]
 
 
-def test_candidates_are_laid_out_in_vocabulary_order() -> None:
+def test_possible_candidates_are_laid_out_in_vocabulary_order() -> None:
     logits = np.array([0.5, -np.inf, 3.0, -2.0], np.float32)
     record = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
     candidates = np.full(4, 7, record)
-    fill_candidates(logits, candidates["id"], candidates["logit"], candidates["p"])
-    assert candidates["id"].tolist() == [0, 1, 2, 3]
-    np.testing.assert_array_equal(candidates["logit"], logits)
-    assert not candidates["p"].any()
+    n = fill_candidates(logits, candidates["id"], candidates["logit"], candidates["p"])
+    assert n == 3
+    assert candidates["id"].tolist() == [0, 2, 3, 7]
+    np.testing.assert_array_equal(candidates["logit"][:n], logits[[0, 2, 3]])
+    assert not candidates["p"][:n].any()
     assert record.itemsize == 12  # that of llama_token_data
 
 

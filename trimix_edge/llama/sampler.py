@@ -14,10 +14,10 @@ from typing import Any
 import llama_cpp
 import numpy as np
 import numpy.typing as npt
-from trimix_kernels import argmax, fill_candidates, gumbel_argmax
+from trimix_kernels import fill_candidates, gumbel_argmax
 
 from trimix_edge.config import SamplingParams
-from trimix_edge.errors import DecodeError, GrammarError
+from trimix_edge.errors import DecodeError, GrammarError, UsageError
 from trimix_edge.llama.backend import (
     collected_errors,
     deferred_interrupt,
@@ -51,7 +51,11 @@ class Sampler:
 
     Raises:
         GrammarError: llama.cpp does not accept the grammar.
+        UsageError: ``logit_bias`` names a token that is not in the vocabulary.
     """
+
+    _grammar: Any = None
+    _chain: Any = None
 
     def __init__(self, vocab: Vocab, n_vocab: int, params: SamplingParams = GREEDY) -> None:
         init_backend()
@@ -59,14 +63,18 @@ class Sampler:
         self._n_vocab = n_vocab
         self.params = params
         self.seed = params.seed if params.seed is not None else secrets.randbelow(2**32 - 1)
-        self._grammar: Any = None
-        self._chain: Any = None
         self._n_accepted = 0
         self._draws = params.temperature > 0.0 and params.mirostat == 0
         if params.is_bare_argmax:
             return
         self._candidates = np.empty(n_vocab, _TOKEN_DATA)
-        self._best = np.empty(1, np.int32)
+        unknown = [token for token in params.logit_bias if token >= n_vocab]
+        if unknown:
+            raise UsageError(
+                f"logit_bias: token {unknown[0]} is not in a vocabulary of {n_vocab} tokens"
+            )
+        self._biased = np.array(list(params.logit_bias), np.intp)
+        self._biases = np.array(list(params.logit_bias.values()), np.float32)
         if params.grammar is not None:
             self._grammar = _grammar_sampler(vocab, params.grammar)
         self._chain = self._build_chain()
@@ -78,9 +86,6 @@ class Sampler:
         def add(sampler: Any) -> None:
             llama_cpp.llama_sampler_chain_add(chain, sampler)
 
-        if p.logit_bias:
-            biases = (llama_cpp.llama_logit_bias * len(p.logit_bias))(*p.logit_bias.items())
-            add(llama_cpp.llama_sampler_init_logit_bias(self._n_vocab, len(biases), biases))
         add(
             llama_cpp.llama_sampler_init_penalties(
                 self._n_vocab, _window(p.repeat_last_n), p.repeat_penalty, p.frequency_penalty,
@@ -147,20 +152,24 @@ class Sampler:
             raise DecodeError("fusion", 0, "no token has a finite fused logit: is a file damaged?")
         if self._chain is None:
             return best
+        if self._biased.size:
+            logits = logits.copy()
+            logits[self._biased] += self._biases
         c = self._candidates
-        fill_candidates(logits, c["id"], c["logit"], c["p"])
         array = llama_cpp.llama_token_data_array(
             data=c.ctypes.data_as(llama_cpp.llama_token_data_p),
-            size=self._n_vocab,
+            size=fill_candidates(logits, c["id"], c["logit"], c["p"]),
             selected=-1,
             sorted=False,
         )
         if self._grammar:
             llama_cpp.llama_sampler_apply(self._grammar, ctypes.byref(array))
-            # Accepting a token that the grammar forbids would end the process.
-            argmax(np.ascontiguousarray(c["logit"])[np.newaxis], self._best)
-            if self._best[0] < 0:
-                raise DecodeError("fusion", 0, "the grammar and the mask leave no token to choose")
+            allowed = c[: array.size][c["logit"][: array.size] > -np.inf]
+            array.size = len(allowed)
+            c[: array.size] = allowed
+        # Accepting a token that the grammar forbids would end the process.
+        if array.size == 0:
+            raise DecodeError("fusion", 0, "grammar, mask and logit_bias leave no token to choose")
         llama_cpp.llama_sampler_apply(self._chain, ctypes.byref(array))
         if self._draws:
             # XTC drops the likeliest by moving the beginning of the array.
@@ -193,6 +202,9 @@ class Sampler:
             if sampler:
                 llama_cpp.llama_sampler_free(sampler)
         self._grammar = self._chain = None
+
+    def __del__(self) -> None:
+        self.close()
 
     def __enter__(self) -> Sampler:
         return self
