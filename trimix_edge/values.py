@@ -297,7 +297,7 @@ def overlay(
 def _finite(value: object, what: str) -> float:
     try:
         number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number) or isinstance(value, bool):
         shown = value.strip() if isinstance(value, str) else value

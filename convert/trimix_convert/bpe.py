@@ -82,7 +82,8 @@ def _expression(pre_tokenizer: Any) -> str | None:
         return None
     steps = [pre_tokenizer]
     if pre_tokenizer.get("type") == "Sequence":
-        steps = pre_tokenizer.get("pretokenizers") or []
+        inner = pre_tokenizer.get("pretokenizers")
+        steps = inner if isinstance(inner, list) else []
     kinds = [step.get("type") if isinstance(step, dict) else None for step in steps]
     if kinds == ["ByteLevel"]:
         plain = not steps[0].get("add_prefix_space") and steps[0].get("use_regex", True)

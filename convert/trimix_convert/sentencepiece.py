@@ -87,12 +87,16 @@ def _from_json(files: TokenizerFiles) -> _Pieces:
     """Ids, types and scores of tokenizer.json's vocabulary."""
     model = files.model()
     own: dict[str, int] = model["vocab"]
-    if sorted(own.values()) != list(range(len(own))):
+    merges = model.get("merges") or []
+    if not isinstance(merges, list):
+        raise files.malformed("tokenizer.json", "its merges are no list")
+    ids = list(own.values())
+    if any(type(id_) is not int for id_ in ids) or sorted(ids) != list(range(len(ids))):
         raise files.malformed("tokenizer.json", "its ids have gaps")
     scores = [_PAD_SCORE] * len(own)
     rank = 0
     made: set[int] = set()
-    for merge in model.get("merges") or []:
+    for merge in merges:
         token_id = own.get(_merged(files, merge))
         if token_id is not None and token_id not in made:
             made.add(token_id)

@@ -92,7 +92,8 @@ def _added_by_post_processor(files: TokenizerFiles, texts: dict[str, str]) -> di
     if not isinstance(post_processor, dict):
         return {}
     adds: dict[str, bool] = {}
-    for step in post_processor.get("processors") or [post_processor]:
+    steps = post_processor.get("processors")
+    for step in steps if isinstance(steps, list) else [post_processor]:
         kind = step.get("type") if isinstance(step, dict) else None
         if kind == "ByteLevel":
             adds.setdefault("bos", False)

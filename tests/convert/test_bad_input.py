@@ -346,3 +346,47 @@ def test_nan_passes_when_allowed(checkpoint: Any, tmp_path: Path) -> None:
     BROKEN["NaN"][0](folder)
     convert_checkpoint(folder, tmp_path / "m.gguf", allow_nan=True)
     assert (tmp_path / "m.gguf").is_file()
+
+
+@pytest.mark.parametrize("name", ["llama2", "gemma3"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tokenizer: tokenizer["model"].update(merges=5),
+        lambda tokenizer: tokenizer["model"]["vocab"].update({"zzz": None}),
+        lambda tokenizer: tokenizer["model"]["vocab"].update({"zzz": []}),
+    ],
+)
+def test_a_vocabulary_of_other_types_is_refused(
+    name: str, change: Any, checkpoint: Any, tmp_path: Path, refuse: Any
+) -> None:
+    folder = checkpoint(name)
+    (folder / "tokenizer.model").unlink(missing_ok=True)
+    edit_tokenizer(folder, change)
+    refuse(folder, tmp_path / "m.gguf", TokenizerError, "tokenizer.json")
+
+
+@pytest.mark.parametrize("name", ["llama2", "gemma3", "qwen2", "llama3"])
+def test_a_post_processor_that_is_none_adds_nothing(
+    name: str, checkpoint: Any, tmp_path: Path
+) -> None:
+    folder = checkpoint(name)
+    edit_tokenizer(folder, lambda tokenizer: tokenizer.update(post_processor={"processors": 5}))
+    convert_checkpoint(folder, tmp_path / "m.gguf")
+
+
+@pytest.mark.parametrize("name", ["qwen2", "llama3"])
+def test_a_pre_tokenizer_of_no_steps_is_unknown(
+    name: str, checkpoint: Any, tmp_path: Path, refuse: Any
+) -> None:
+    folder = checkpoint(name)
+    steps = {"type": "Sequence", "pretokenizers": 5}
+    edit_tokenizer(folder, lambda tokenizer: tokenizer.update(pre_tokenizer=steps))
+    refuse(folder, tmp_path / "m.gguf", TokenizerError, "pre-tokenizer")
+
+
+def edit_tokenizer(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    change(content)
+    path.write_text(json.dumps(content), encoding="utf-8")

@@ -108,6 +108,9 @@ def test_silence_means_the_papers_weights_and_greedy(tmp_path: Path) -> None:
         ("[context]\nn_ctx = -1", "ctx is -1"),
         ("[context]\nkv_type = 'f8'", "kv_type 'f8'"),
         ("[", "is not TOML"),
+        ("x = " + "[" * 3000, "nested too deeply"),
+        (f"[fusion]\nweights = [1{'0' * 400}, 0]", "weights is too large"),
+        (f"[sampling]\ntemperature = 1{'0' * 400}", "temperature is too large"),
         ("[generation]\nstop = ['']", "stop"),
     ],
 )

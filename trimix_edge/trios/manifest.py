@@ -140,6 +140,8 @@ class TrioManifest:
             raise TrioConfigError(f"{path} is not UTF-8 text") from None
         except tomllib.TOMLDecodeError as error:
             raise TrioConfigError(f"{path} is not TOML: {error}") from None
+        except RecursionError:
+            raise TrioConfigError(f"{path}: its values are nested too deeply") from None
         table = Table(content, str(path))
         try:
             manifest = cls._from_table(table, path)

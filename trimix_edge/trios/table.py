@@ -30,12 +30,18 @@ class Table:
             return None
         is_bool = isinstance(value, bool)
         if kind is float and isinstance(value, int) and not is_bool:
-            value = float(value)
+            value = self._number(key, value)
         if not isinstance(value, kind) or (is_bool and kind is not bool):
             raise TrioConfigError(
                 f"{self._where}: {self._prefix}{key} must be {expected}, not {value!r}"
             )
         return value
+
+    def _number(self, key: str, value: float) -> float:
+        try:
+            return float(value)
+        except OverflowError:
+            raise TrioConfigError(f"{self._where}: {self._prefix}{key} is too large") from None
 
     def table(self, key: str) -> Table:
         content = self._get(key, dict, "a table") or {}
@@ -103,7 +109,7 @@ class Table:
                 f"{self._where}: {self._prefix}{key} must be [large_ins, small_cpt], two numbers, "
                 f"not {pair!r}"
             )
-        return FusionWeights(float(pair[0]), float(pair[1]))
+        return FusionWeights(self._number(key, pair[0]), self._number(key, pair[1]))
 
     def fields(self, defaults: object, names: tuple[str, ...]) -> dict[str, Any]:
         """The fields of a dataclass that the table sets, of the types that its defaults have."""
