@@ -85,8 +85,10 @@ def test_pages_of_other_origins_are_refused_and_never_reflected(
 def test_a_named_origin_is_let_in_without_credentials() -> None:
     with running(FakeEngine, Access(keys=("k",), origins=("https://ok.example",))) as server:
         origin = {"Origin": "https://ok.example"}
-        preflight = httpx.options(server.url + CHAT, headers=origin)
+        asked = {"Access-Control-Request-Headers": "content-type,x-stainless-lang"}
+        preflight = httpx.options(server.url + CHAT, headers={**origin, **asked})
         assert preflight.status_code == 204
+        assert preflight.headers["access-control-allow-headers"] == "content-type,x-stainless-lang"
         for response in (
             preflight,
             server.post(CHAT, {"messages": USER}, headers={**origin, "X-Api-Key": "k"}),

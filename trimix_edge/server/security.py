@@ -177,10 +177,16 @@ class Guard:
 
 
 async def _preflight(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer what a browser asks before a request of another page, whose origin was checked.
+
+    Any header may come with it: clients of the API send some that only OpenAI reads.
+    """
+    wanted = Headers(scope=scope).get("access-control-request-headers", "")
     headers = [
         (b"access-control-allow-methods", b"GET, POST"),
-        (b"access-control-allow-headers", b"authorization, content-type, x-api-key"),
+        (b"access-control-allow-headers", wanted.encode("latin-1")),
         (b"access-control-max-age", b"600"),
+        (b"vary", b"Access-Control-Request-Headers"),
     ]
     await send({"type": "http.response.start", "status": 204, "headers": headers})
     await send({"type": "http.response.body", "body": b""})
