@@ -86,6 +86,8 @@ def command(
     n_bytes = None if memory is None else parse_memory(memory)
     kv_types = [ContextParams(kv_type=part.strip()).kv_type for part in kv_type.split(",")]
     profile = None if machine is None else find_profile(machine)
+    if again and profile is not None:
+        raise UsageError(f"--again measures this machine, and --machine names {machine}: leave one")
     text = None if sample is None else opt.read_text(sample, "sample", PromptError)
     targets = _targets(names or [], quant, text)
     types = {kind for target in targets for kind in target.types}
@@ -123,18 +125,24 @@ def _targets(names: list[str], quant: str | None, sample: str | None) -> list[Ta
         return [preset.target(wanted or ["Q4_K_M"]) for preset in presets().values()]
     targets = []
     files: list[Path | HubFile] = []
+
+    def as_it_is(name: str) -> str:
+        if wanted:
+            raise UsageError(f"--quant is for presets and repositories: {name} is there as it is")
+        return name
+
     for name in names:
         is_here = Path(name).exists()
         if not is_here and HubFile.is_one(name):
-            files.append(HubFile.parse(name))
+            files.append(HubFile.parse(as_it_is(name)))
         elif name.lower().endswith(".gguf"):
-            files.append(Path(name))
+            files.append(Path(as_it_is(name)))
         elif not is_here and name in presets():
             targets.append(find_preset(name).target(wanted or QUANTIZATIONS))
         elif not is_here and HubId.is_one(name):
             targets.append(_repository(HubId.parse(name), wanted))
         else:
-            targets.append(_trio(name, sample))
+            targets.append(_trio(as_it_is(name), sample))
     if files:
         targets.append(_files(files, sample))
     return targets
