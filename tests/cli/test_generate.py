@@ -168,6 +168,13 @@ def test_lines_are_answered_in_order_each_as_alone(run: Run, tmp_path: Path) -> 
     assert [" ".join(text.split()) for text in alone] == out.splitlines()
 
 
+def test_only_a_newline_ends_a_line(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "lines.txt"
+    file.write_text("Save\u2028the\x0cfile.\nClick\x85OK.\r\n", encoding="utf-8")
+    code, out, _ = run("generate", "dzongkha", "-f", file, "--lines", "-t", "1", "-n", "4")
+    assert (code, out.count("\n")) == (0, 2)
+
+
 def test_a_file_of_lines_is_resumed(run: Run, tmp_path: Path) -> None:
     file, target = tmp_path / "lines.txt", tmp_path / "out.txt"
     file.write_text("Save the file.\nClick OK.\nOpen the door.\n")

@@ -17,6 +17,8 @@ import httpx
 import pytest
 from server.running import until
 
+from trimix_edge.trios.manifest import embedded_trios
+
 COMMAND = [sys.executable, "-c", "from trimix_edge.cli import main; main()", "serve"]
 
 
@@ -173,6 +175,21 @@ def test_other_hosts_without_a_key_are_warned_of() -> None:
     try:
         assert made.url
         assert "--api-key" in made.said
+    finally:
+        made.process.kill()
+        made.process.wait()
+
+
+def test_names_are_shown_as_they_are(tmp_path: Path) -> None:
+    text = embedded_trios()["dzongkha"].read_text(encoding="utf-8")
+    for file in embedded_trios()["dzongkha"].parent.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    (tmp_path / "trio.toml").unlink()
+    changed = re.sub(r'(?m)^name = ".*"', 'name = "my [tibetan] a[/b]"', text)
+    (tmp_path / "trio.toml").write_text(changed, encoding="utf-8")
+    made = Process(str(tmp_path))
+    try:
+        assert f"my [tibetan] a[/b]: {made.url}" in made.said
     finally:
         made.process.kill()
         made.process.wait()

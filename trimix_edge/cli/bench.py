@@ -80,7 +80,7 @@ def command(
     prompts: tuple[str, ...] = SENTENCES
     if file is not None:
         text = opt.read_text(file, "prompt file", PromptError)
-        prompts = tuple(line for line in text.splitlines() if line.strip())
+        prompts = tuple(line for line in text.split("\n") if line.strip())
         if not prompts:
             raise PromptError(f"prompt file {file} holds no prompt")
     if synthetic is not None and (trio or files):

@@ -84,7 +84,7 @@ def command(
                         write(chunk.text)
                 except KeyboardInterrupt:
                     bar.close()
-                    stderr.print("[dim] (interrupted)[/dim]", end="")
+                    stderr.print(" (interrupted)", style="dim", end="")
                 except ContextOverflowError as error:
                     talk.take_back()
                     _tell(f"{error}; or forget the conversation with /reset")
@@ -103,7 +103,7 @@ def banner(manifest: TrioManifest) -> str:
 
 
 def _tell(text: str) -> None:
-    stderr.print(text, style="dim", soft_wrap=True, markup=False)
+    stderr.print(text, style="dim", soft_wrap=True)
 
 
 def _lines(interactive: bool) -> Iterator[str]:

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from trimix_edge.config import Role
 
-stderr = Console(stderr=True, highlight=False)
+stderr = Console(stderr=True, highlight=False, markup=False)
 
 PATIENCE = 1.0
 """Seconds before a bar appears: what is over sooner needs none."""
@@ -42,7 +42,7 @@ class Bar:
         self._tasks: dict[str, TaskID] = {}
 
     def columns(self) -> list[Any]:
-        return [TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()]
+        return [TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn()]
 
     def update(self, label: str, done: float, total: float) -> None:
         if not stderr.is_terminal:
@@ -61,7 +61,7 @@ class Bar:
         if monotonic() - self._last_line >= LINE_EVERY:
             self._last_line = monotonic()
             part = f"{done / total:.0%}" if total else f"{done:g}"
-            stderr.print(f"trimix-edge: {label}: {part}", soft_wrap=True, markup=False)
+            stderr.print(f"trimix-edge: {label}: {part}", soft_wrap=True)
 
     def loading(self, role: Role, fraction: float) -> None:
         self.update(f"loading {role}", fraction, 1.0)
@@ -165,7 +165,7 @@ def announce_kernels() -> None:
     if stderr.is_terminal and not (
         is_cached(argmax) and is_cached(fuse_two) and is_cached(fuse_three)
     ):
-        stderr.print("[dim]compiling kernels for this machine, once[/dim]")
+        stderr.print("compiling kernels for this machine, once", style="dim")
 
 
 def write(text: str) -> None:

@@ -226,7 +226,7 @@ def command(
     if print_prompts:
         show_prompts(sample_prompts(selection, templates), as_json=as_json)
         for text in skipped(selection):
-            stderr.print(f"note: {text}", markup=False, soft_wrap=True)
+            stderr.print(f"note: {text}", soft_wrap=True)
         return
     manifest = TrioManifest.find(trio, models.paths)
     mask = None if plausibility is None else values.plausibility(plausibility)
@@ -244,7 +244,7 @@ def command(
         parallel=opt.parallel(parallel, manifest, context),
     )
     if stderr.is_terminal:
-        stderr.print(f"[dim]({settings.parallel} items at once: --parallel)[/dim]")
+        stderr.print(f"({settings.parallel} items at once: --parallel)", style="dim")
     announce_kernels()
     with Bar() as bar:
         report = evaluate(
@@ -252,10 +252,8 @@ def command(
             out,
             force=force,
             on_progress=bar.update,
-            on_folder=lambda folder: stderr.print(
-                f"results: {folder}", markup=False, soft_wrap=True
-            ),
-            on_note=lambda note: stderr.print(f"note: {note}", markup=False, soft_wrap=True),
+            on_folder=lambda folder: stderr.print(f"results: {folder}", soft_wrap=True),
+            on_note=lambda note: stderr.print(f"note: {note}", soft_wrap=True),
         )
     if as_json:
         print(json.dumps(report, ensure_ascii=False))

@@ -144,7 +144,7 @@ def command(
     n_done = n_written(output) if output is not None else 0
     if output is not None:
         check_target(output, overwrite=True)
-    if manifest.lines and not lines and len(prompt.strip().splitlines()) > 1:
+    if manifest.lines and not lines and "\n" in prompt.strip():
         notice(f"{manifest.name} reads one line at a time: --lines generates for each line")
     length = opt.draft(draft, manifest, fusion.weights, repeatable=repeatable)
     if prompt_cache is not None and repeatable:
@@ -193,7 +193,7 @@ def command(
                         out = stack.enter_context(output.open("a", encoding="utf-8"))
                     generate_lines(
                         trimix,
-                        prompt.splitlines(),
+                        prompt.split("\n") if prompt else [],
                         as_prompt,
                         settings,
                         out,
@@ -236,12 +236,12 @@ def _stream(trimix: TriMix, turns: Prompt, settings: dict[str, Any]) -> None:
     if explainer is not None:
         stderr.print(explainer.legend())
     if traffic.servers:
-        stderr.print(str(traffic), style="dim", soft_wrap=True, markup=False)
+        stderr.print(str(traffic), style="dim", soft_wrap=True)
     if not isinstance(trimix.manifest.weights, FusionWeights) and in_force and stderr.is_terminal:
-        stderr.print(f"[dim](weights {in_force}, chosen for this prompt)[/dim]")
+        stderr.print(f"(weights {in_force}, chosen for this prompt)", style="dim")
     if reason in ("length", "context") and stderr.is_terminal:
         limit = "--max-tokens" if reason == "length" else "--ctx"
-        stderr.print(f"[dim](cut short by {limit})[/dim]")
+        stderr.print(f"(cut short by {limit})", style="dim")
 
 
 def _take_up(trimix: TriMix, path: Path) -> None:
@@ -251,7 +251,7 @@ def _take_up(trimix: TriMix, path: Path) -> None:
     try:
         trimix.load_prompt_cache(path)
     except PromptCacheError as error:
-        stderr.print(f"trimix-edge: {error}; it is ignored", soft_wrap=True, markup=False)
+        stderr.print(f"trimix-edge: {error}; it is ignored", soft_wrap=True)
 
 
 def _trio_and_prompt(arguments: list[str], file: Path | None) -> tuple[str | None, str]:

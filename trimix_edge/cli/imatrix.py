@@ -83,7 +83,7 @@ def command(
         heard.append(monotonic())
         rest = (heard[-1] - heard[0]) / (len(heard) - 1) * (total - done) if heard[1:] else 0.0
         if len(heard) == 2 and rest > _LONG:
-            stderr.print(f"[dim]{total} chunks, about {_duration(rest)} to go[/dim]")
+            stderr.print(f"{total} chunks, about {_duration(rest)} to go", style="dim")
         bar.update(f"importance matrix, {done} of {total} chunks", done, total)
 
     with Bar() as bar:

@@ -77,7 +77,7 @@ class ByteBar(Bar):
 
     def columns(self) -> list[Any]:
         return [
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             DownloadColumn(),
             TransferSpeedColumn(),

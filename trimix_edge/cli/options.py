@@ -248,14 +248,14 @@ def draft(
         return None
     parsed = values.draft(text)
     if repeatable and parsed.n_tokens != 0:
-        stderr.print("[dim](--draft: nothing is drafted with --repeatable)[/dim]")
+        stderr.print("(--draft: nothing is drafted with --repeatable)", style="dim")
         return parsed
     in_force = manifest.weights if weights is None else values.weights(weights)
     # Weights chosen by prompt may give any role something.
     roles = in_force.roles if isinstance(in_force, FusionWeights) else tuple(Role)
     if parsed.n_tokens != 0 and (Role.SMALL_CPT not in roles or len(roles) < 2):
         why = "small_cpt has no weight" if Role.SMALL_CPT not in roles else "it is alone"
-        stderr.print(f"[dim](--draft: {why}, only text that repeats itself is drafted)[/dim]")
+        stderr.print(f"(--draft: {why}, only text that repeats itself is drafted)", style="dim")
     return parsed
 
 

@@ -115,7 +115,7 @@ def _check_memory(preset: Preset, quant: str, yes: bool) -> None:
     )
     if does_fit or yes:
         if stderr.is_terminal:
-            stderr.print(f"[dim]{told}[/dim]")
+            stderr.print(told, style="dim")
         return
     if not (sys.stdin.isatty() and stderr.is_terminal):
         raise UsageError(

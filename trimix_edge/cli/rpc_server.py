@@ -44,11 +44,9 @@ def _announce(host: str, port: int, threads: int) -> None:
             f"for no password, encrypts nothing, and trusts what it is sent. Use it in a network "
             f"where you trust every machine, or keep to 127.0.0.1 and an SSH tunnel.",
             style="bold red",
-            markup=False,
             soft_wrap=True,
         )
     stderr.print(
         f"trimix-edge: rpc-server at {host}:{port}, {threads} threads; Ctrl-C ends it",
-        markup=False,
         soft_wrap=True,
     )
