@@ -7,9 +7,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import httpx
 from page.asking import ask, last, lines
 from server.fake_engine import FakeEngine
-from server.running import Running, running
+from server.running import Running, running, until
 
 
 def weights(page: Any) -> str:
@@ -42,9 +43,7 @@ def test_stop_ends_the_generation_on_the_server_too(page: Any, scripted: Running
     page.wait_for_selector("#send", state="visible")
     assert 0 < len(last(page).inner_text()) < 2000
     assert "stopped" in page.locator(".message.assistant .tools").inner_text()
-    page.wait_for_function(
-        "async () => /requests_running 0/.test(await (await fetch('/metrics')).text())"
-    )
+    until(lambda: "requests_running 0" in httpx.get(scripted.url + "/metrics").text)
 
 
 def test_an_answer_is_regenerated_and_a_message_edited(page: Any) -> None:

@@ -1,7 +1,7 @@
 // The conversation: messages, sending, stopping, regenerating, editing.
 
 import { ApiError, stream } from "./api.js";
-import { $, el, fit, isVertical, number, sendsOnEnter } from "./dom.js";
+import { $, copy, el, fit, isVertical, number, sendsOnEnter } from "./dom.js";
 import { TokenText } from "./shares.js";
 import * as store from "./store.js";
 
@@ -21,10 +21,20 @@ export class Chat {
     sendsOnEnter($("input"), () => this.send());
     $("stop").addEventListener("click", () => this.stop());
     $("new-chat").addEventListener("click", () => this.open(null));
+    store.follow(
+      (one) => this.running && one === this.answering,
+      (changed) => {
+        const isOther = this.current && changed.has(this.current.id);
+        if (isOther) this.current = store.find(this.current.id) || null;
+        if (isOther) this.show();
+        else this.list();
+      },
+    );
     this.show();
   }
 
   open(conversation) {
+    if (conversation && conversation === this.current) return this.page.closeDrawers();
     this.stop();
     this.current = conversation;
     this.show();
@@ -92,7 +102,7 @@ export class Chat {
       tokens.restore(message.content, this.details.get(message) || message.segments);
       tools.append(
         tool("Regenerate", () => this.answer(index)),
-        tool("Copy", () => navigator.clipboard?.writeText(message.content)),
+        tool("Copy", () => copy(message.content)),
         note,
       );
     } else {
@@ -141,7 +151,7 @@ export class Chat {
 
   // Generate the message at this place; what came after it is dropped.
   async answer(index) {
-    const conversation = this.current;
+    const conversation = (this.answering = this.current);
     conversation.messages.length = index;
     const { system, options } = this.page.options();
     const messages = conversation.messages.map(({ role, content }) => ({ role, content }));
@@ -180,7 +190,9 @@ export class Chat {
       this.running = null;
       this.busy(false);
       this.page.saved(store.save());
-      this.list();
+      // Left and opened again before the end was stored.
+      if (conversation === this.current && !node.isConnected) this.show();
+      else this.list();
     }
   }
 

@@ -55,3 +55,13 @@ export function isVertical(text) {
   const mongolian = letters.filter((letter) => /\p{Script=Mongolian}/u.test(letter));
   return mongolian.length * 2 > letters.length;
 }
+
+// Browsers give pages of another machine no clipboard over plain HTTP: then the old way.
+export function copy(text) {
+  if (navigator.clipboard) return navigator.clipboard.writeText(text);
+  const area = el("textarea", { value: text, readOnly: true });
+  document.body.append(area);
+  area.select();
+  document.execCommand("copy");
+  area.remove();
+}

@@ -20,6 +20,7 @@ const SAMPLING = [
 const { settings } = store;
 let triangle = null;
 let chat = null;
+let serverRule = null; // what the server fuses with where no point was chosen; null for weights
 
 const page = {
   // What a request says beside its prompt.
@@ -96,10 +97,12 @@ function introduce({ trio, default_generation_settings: defaults, build_info: bu
   $("trio-name").textContent = trio.name;
   document.title = `${trio.name} – trimix-edge`;
   $("about").textContent = `${trio.description} ${build}, context of ${defaults.n_ctx} tokens.`;
-  if (trio.weights && typeof trio.weights === "object" && !introduce.done) {
-    const own = [trio.weights.large_ins, trio.weights.small_cpt];
-    triangle.mark(own, "the trio's own weights");
-    if (!settings.weights) triangle.set(...own, { silent: true });
+  const hasWeights = trio.weights && typeof trio.weights === "object";
+  serverRule = trio.rule !== "trimix" ? trio.rule : hasWeights ? null : trio.weights;
+  if (!introduce.done) {
+    const own = hasWeights ? [trio.weights.large_ins, trio.weights.small_cpt] : null;
+    if (own) triangle.mark(own, "the trio's own weights");
+    if (own && !settings.weights) triangle.set(...own, { silent: true });
     else triangle.show();
     showMode();
     introduce.done = true;
@@ -114,15 +117,17 @@ function showMode() {
   for (const button of $("mode").children) {
     button.ariaChecked = String(button.dataset.mode === settings.mode);
   }
-  $("mark-text").hidden = settings.mode !== "fixed";
-  $("triangle").classList.toggle("chosen", settings.mode !== "fixed");
+  const isServers = settings.mode === "fixed" && !settings.weights && serverRule;
+  $("mark-text").hidden = settings.mode !== "fixed" || Boolean(isServers);
+  $("triangle").classList.toggle("chosen", settings.mode !== "fixed" || Boolean(isServers));
   const last = settings.seen.at(-1);
   const texts = {
     auto: "chosen for each prompt by its own likelihood",
     entropy: "chosen for each prompt by the first token",
     saf: "the weights change with each token",
   };
-  if (settings.mode === "fixed") showWeights(triangle.weights);
+  if (isServers) $("weights-text").textContent = `as the server was started: ${serverRule}`;
+  else if (settings.mode === "fixed") showWeights(triangle.weights);
   else if (settings.mode !== "saf" && last) showWeights(last);
   else $("weights-text").textContent = texts[settings.mode];
 }

@@ -50,6 +50,27 @@ export function save() {
   }
 }
 
+// Another tab has saved: take up what it changed, but for what this one is writing. Calls
+// changed() with the ids of conversations that are others now, or gone.
+export function follow(isWriting, changed) {
+  window.addEventListener("storage", ({ key }) => {
+    if (key !== PLACE) return;
+    const stored = load().conversations;
+    const ids = new Set(stored.map((one) => one.id));
+    const gone = state.conversations.filter((one) => !ids.has(one.id) && !isWriting(one));
+    const different = [];
+    const kept = stored.map((one) => {
+      const own = find(one.id);
+      if (!own || isWriting(own)) return own || one;
+      if (JSON.stringify(own.messages) !== JSON.stringify(one.messages)) different.push(one.id);
+      return Object.assign(own, one);
+    });
+    const begun = state.conversations.filter((one) => !ids.has(one.id) && isWriting(one));
+    state.conversations = [...begun, ...kept];
+    changed(new Set([...different, ...gone.map((one) => one.id)]));
+  });
+}
+
 export function create() {
   const made = { id: crypto.randomUUID?.() || String(Math.random()), title: "", messages: [] };
   state.conversations.unshift(made);
