@@ -31,6 +31,8 @@ def is_cached(kernel: Callable[..., Any]) -> bool:
     statistics = getattr(kernel, "stats", None)
     if statistics is None:  # NUMBA_DISABLE_JIT: there is nothing to compile
         return True
+    if not statistics.cache_path:  # there is nowhere to keep it
+        return False
     source = Path(inspect.getfile(kernel.py_func))  # type: ignore[attr-defined]
     name = f"{source.stem}.{kernel.__name__}-*.nbi"
     changed = source.stat().st_mtime
@@ -49,7 +51,9 @@ def _compiled(function: Callable[P, R], fastmath: set[str]) -> Callable[P, R]:
     if numba.config.DISABLE_JIT:
         # As silent about infinities and wrapped hashes as machine code: kernels count on both.
         return np.errstate(all="ignore")(function)
-    compiled: Callable[P, R] = numba.njit(
-        nogil=True, cache=True, error_model="numpy", fastmath=fastmath
-    )(function)
+    options = {"nogil": True, "error_model": "numpy", "fastmath": fastmath}
+    try:
+        compiled: Callable[P, R] = numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # no folder that can be written: it is compiled at each start
+        compiled = numba.njit(**options)(function)
     return compiled
