@@ -307,13 +307,12 @@ class TriMix:
                 self.trio.truncate(seq, n_kept, self.roles)
 
     def save_prompt_cache(self, path: str | Path) -> None:
-        """Keep what the models have read, so that prompts that begin like it start at once.
-
-        Raises:
-            TargetError, DiskSpaceError: see :func:`prompt_cache.save`.
+        """Keep what the models read last, so that prompts that begin like it start at once: see
+        :func:`prompt_cache.save`, which also says what is raised.
         """
         with self._loop.exclusive():
-            prompt_cache.save(Path(path), self.trio.contexts, self._cache_identity)
+            seq, identity = self._loop.last_used, self._cache_identity
+            prompt_cache.save(Path(path), self.trio.contexts, identity, seq)
 
     def load_prompt_cache(self, path: str | Path) -> None:
         """Take up what :meth:`save_prompt_cache` has kept; of use to prompts that begin like it.

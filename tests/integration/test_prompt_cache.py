@@ -73,6 +73,23 @@ def test_a_file_restores_the_state_in_another_process_or_object(
             assert result.n_kept > 50
 
 
+def test_a_file_holds_what_was_read_last_of_several_places(
+    tiny: dict[Role, Path], tmp_path: Path
+) -> None:
+    path = tmp_path / "cache"
+    with TriMix.load(GREEDY_TRIO, models=tiny, context=CONTEXT, n_parallel=3) as trimix:
+        for prompt in ("first", "second and longer", PROMPTS[0]):
+            trimix.generate(prompt, max_tokens=1)
+        trimix.save_prompt_cache(path)
+    for n_parallel in (1, 3):
+        with TriMix.load(
+            GREEDY_TRIO, models=tiny, context=CONTEXT, n_parallel=n_parallel
+        ) as trimix:
+            trimix.load_prompt_cache(path)
+            result = trimix.generate(PROMPTS[0], max_tokens=1)
+            assert result.n_kept == len(result.prompt_token_ids) - 1
+
+
 @pytest.fixture(scope="module")
 def cache(tiny: dict[Role, Path], tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("cache") / "cache"

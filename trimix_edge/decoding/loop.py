@@ -137,6 +137,11 @@ class EngineLoop:
                     return
                 self._step()
 
+    @property
+    def last_used(self) -> int:
+        """The place that was used last, of those that are free: see :meth:`exclusive`."""
+        return self._engine.scheduler.free[-1]
+
     @contextmanager
     def _stepping(self) -> Iterator[None]:
         self._refuse_callbacks()

@@ -33,7 +33,7 @@ class Context(Protocol):
     tokens: list[list[int]]
     n_ctx: int
 
-    def state(self) -> npt.NDArray[np.uint8]: ...
+    def state(self, seq: int) -> npt.NDArray[np.uint8]: ...
     def restore(self, state: npt.NDArray[np.uint8], tokens: Sequence[int]) -> None: ...
 
 
@@ -51,23 +51,27 @@ def refuse_other_files(path: Path) -> None:
         raise TargetError(f"{path} is no prompt cache, and is left as it is: name another file")
 
 
-def save(path: Path, contexts: Mapping[Role, Context], identity: Mapping[str, object]) -> None:
-    """Write what the contexts hold; the file appears, or is replaced, once it is whole.
+def save(
+    path: Path, contexts: Mapping[Role, Context], identity: Mapping[str, object], seq: int
+) -> None:
+    """Write what a sequence of the contexts holds; the file appears, or is replaced, once it is
+    whole.
 
     Args:
         identity: what a file must agree in to be used again: models and settings, as JSON.
+        seq: the sequence.
 
     Raises:
         DiskSpaceError: there is no room for it.
         TargetError: the file can't be written, or is something else.
     """
     refuse_other_files(path)
-    states = {role: context.state() for role, context in contexts.items() if context.tokens[0]}
+    states = {role: context.state(seq) for role, context in contexts.items() if context.tokens[seq]}
     head = {
         "magic": _MAGIC,
         "identity": identity,
         "contexts": {
-            str(role): {"tokens": contexts[role].tokens[0], "n_bytes": state.size}
+            str(role): {"tokens": contexts[role].tokens[seq], "n_bytes": state.size}
             for role, state in states.items()
         },
     }

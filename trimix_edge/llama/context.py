@@ -265,12 +265,12 @@ class LlamaContext:
             llama_cpp.llama_memory_seq_cp(self._memory, source, target, 0, n)
             self.tokens[target] = self.tokens[source][:n]
 
-    def state(self) -> npt.NDArray[np.uint8]:
-        """What the first sequence holds, for :meth:`restore` (``llama_state_seq_get_data``)."""
-        size = llama_cpp.llama_state_seq_get_size(self._pointer, 0)
+    def state(self, seq: int) -> npt.NDArray[np.uint8]:
+        """What a sequence holds, for :meth:`restore` (``llama_state_seq_get_data``)."""
+        size = llama_cpp.llama_state_seq_get_size(self._pointer, seq)
         state = np.empty(size, np.uint8)
         data = state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
-        written = llama_cpp.llama_state_seq_get_data(self._pointer, data, size, 0)
+        written = llama_cpp.llama_state_seq_get_data(self._pointer, data, size, seq)
         return state[:written]
 
     def restore(self, state: npt.NDArray[np.uint8], tokens: Sequence[int]) -> None:

@@ -156,8 +156,8 @@ class Child:
     def do_copy_prefix(self, key: int, source: int, target: int, n: int) -> None:
         self._contexts[key].copy_prefix(source, target, n)
 
-    def do_state(self, key: int) -> npt.NDArray[np.uint8]:
-        return self._contexts[key].state()
+    def do_state(self, key: int, seq: int) -> npt.NDArray[np.uint8]:
+        return self._contexts[key].state(seq)
 
     def do_restore(self, key: int, state: npt.NDArray[np.uint8], tokens: list[int]) -> None:
         self._contexts[key].restore(state, tokens)

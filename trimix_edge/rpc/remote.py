@@ -151,9 +151,9 @@ class RemoteContext:
         if not self._worker.is_lost:
             self._call("copy_prefix", source, target, n)
 
-    def state(self) -> npt.NDArray[np.uint8]:
+    def state(self, seq: int) -> npt.NDArray[np.uint8]:
         """See :meth:`LlamaContext.state`."""
-        state: npt.NDArray[np.uint8] = self._call("state")
+        state: npt.NDArray[np.uint8] = self._call("state", seq)
         return state
 
     def restore(self, state: npt.NDArray[np.uint8], tokens: Sequence[int]) -> None:
